@@ -1,0 +1,125 @@
+"""What every console command shares: quiet start, one-line errors, exit codes.
+
+Import this module before TensorFlow: TensorFlow reads its log level when it is
+loaded.
+"""
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+import warnings
+
+from absl import logging as absl_logging
+
+from tokendrop_tf import errors
+
+# Level 2 hides TensorFlow's remarks on CUDA, oneDNN and instruction sets, and
+# keeps its errors. A level that the user has set stays.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+SUCCESS_CODE = 0
+USER_ERROR_CODE = 2
+INTERRUPTED_CODE = 130  # 128 + SIGINT, as shells report it.
+
+
+class Interrupted(KeyboardInterrupt):
+  """Ctrl-C with something to tell: its message is printed, code 130."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """Flags as `--name=value` or `--name value`; never abbreviated.
+
+  Every command has `--verbose`. A mistake raises `errors.UserError` with the
+  closest flag instead of printing the usage.
+
+  Example:
+    parser = ArgumentParser(description='Counts tokens.')
+    parser.add_argument('--input', required=True, help='A text file.')
+    flags = parser.parse_args(arguments)
+  """
+
+  def __init__(self, **kwargs):
+    kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+    super().__init__(allow_abbrev=False, **kwargs)
+    self.add_argument(
+        '--verbose', action='store_true',
+        help='Show the log of TensorFlow and the Model Garden.')
+
+  def parse_args(self, args=None, namespace=None):
+    flags, unknown = self.parse_known_args(args, namespace)
+    if unknown:
+      raise errors.UserError(self._unknown_message(unknown))
+    return flags
+
+  def error(self, message):
+    raise errors.UserError(
+        f'{message[:1].upper()}{message[1:]}. See {self.prog} --help.')
+
+  def _unknown_message(self, unknown):
+    names = [name for action in self._actions for name in action.option_strings
+             if name.startswith('--')]
+    lines = []
+    for argument in unknown:
+      flag = argument.split('=')[0]
+      if not flag.startswith('-'):
+        lines.append(f'Unexpected argument: {argument}.')
+        continue
+      lines.append(f'Unknown flag: {flag}.{did_you_mean(flag, names)}')
+    return '\n'.join(lines + [f'See {self.prog} --help.'])
+
+
+def did_you_mean(name, valid_names):
+  """Returns ' Did you mean X?' for the valid name closest to `name`, or ''.
+
+  Example:
+    did_you_mean('--model_dri', ['--model_dir'])  # ' Did you mean ...?'
+  """
+  closest = difflib.get_close_matches(name, list(valid_names), n=1, cutoff=0.6)
+  return f' Did you mean {closest[0]}?' if closest else ''
+
+
+def run_main(main, arguments=None):
+  """Runs a console command and exits the process with its code.
+
+  Codes: 0 done, 2 something that the user can put right (one message on
+  stderr, no traceback), 130 Ctrl-C. An unforeseen exception keeps its
+  traceback and the interpreter's code 1.
+
+  Args:
+    main: function of one argument, the list of command line arguments without
+      the program's name; returns `None` or an exit code.
+    arguments: list of str; `sys.argv[1:]` when `None`.
+
+  Raises:
+    SystemExit: always, unless `main` raises an unforeseen exception.
+
+  Example:
+    def main(arguments):
+      parser = command_line.ArgumentParser(description=__doc__)
+      flags = parser.parse_args(arguments)
+
+    if __name__ == '__main__':
+      command_line.run_main(main)
+  """
+  arguments = sys.argv[1:] if arguments is None else list(arguments)
+  if '--verbose' not in arguments:
+    silence_libraries()
+  try:
+    sys.exit(main(arguments) or SUCCESS_CODE)
+  except errors.UserError as error:
+    print(f'Error: {error}', file=sys.stderr)
+    sys.exit(USER_ERROR_CODE)
+  except KeyboardInterrupt as error:
+    note = str(error)
+    print(f'\nInterrupted.{" " + note if note else ""}', file=sys.stderr)
+    sys.exit(INTERRUPTED_CODE)
+
+
+def silence_libraries():
+  """Hides what the libraries log below ERROR, and Python warnings."""
+  warnings.simplefilter('ignore')
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  absl_logging.set_stderrthreshold('error')
+  logging.getLogger('tensorflow').setLevel(logging.ERROR)
