@@ -15,9 +15,11 @@ from absl import logging as absl_logging
 
 from tokendrop_tf import errors
 
-# Level 2 hides TensorFlow's remarks on CUDA, oneDNN and instruction sets, and
-# keeps its errors. A level that the user has set stays.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# Level 3 hides TensorFlow's remarks on CUDA, oneDNN and instruction sets, among
+# them an 'error' on every machine without a GPU. What really fails raises. A
+# level that the user has set stays.
+_LOG_LEVEL = 'TF_CPP_MIN_LOG_LEVEL'
+os.environ.setdefault(_LOG_LEVEL, '0' if '--verbose' in sys.argv else '3')
 
 SUCCESS_CODE = 0
 USER_ERROR_CODE = 2

@@ -1,0 +1,351 @@
+"""Reads gin files strictly: nothing in them is ignored, no module is imported.
+
+gin passes over a mistyped scope, a mistyped macro and a binding of a function
+that is never called. Here every statement is read by gin's own parser and
+remembered with its place, so that each mistake is reported with file, line and
+the closest valid name.
+"""
+
+import dataclasses
+import importlib
+import os
+import pathlib
+import tokenize
+
+import gin
+from gin import config_parser
+
+from tokendrop_tf import command_line
+from tokendrop_tf import errors
+
+PACKAGE_FOLDER = pathlib.Path(__file__).resolve().parent
+BINDINGS_PLACE = '--gin_params'
+MACRO = 'gin.macro'
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+  """One `scope/section.parameter = value` or `MACRO = value` as written.
+
+  Attributes:
+    scope: text before the last '/', '' without one.
+    selector: name of the section, or of the macro.
+    parameter: name of the setting; '' for a macro.
+    place: 'file:line' of the statement.
+  """
+  scope: str
+  selector: str
+  parameter: str
+  place: str
+
+  @property
+  def name(self):
+    prefix = f'{self.scope}/' if self.scope else ''
+    suffix = f'.{self.parameter}' if self.parameter else ''
+    return f'{prefix}{self.selector}{suffix}'
+
+
+def config_folder():
+  """Returns the folder of the packaged gin files, as `pathlib.Path`.
+
+  An installed wheel carries them inside the package; in a checkout they lie
+  beside it.
+  """
+  inside = PACKAGE_FOLDER / 'gin_configs'
+  return inside if inside.is_dir() else PACKAGE_FOLDER.parent / 'gin_configs'
+
+
+def find_config_file(name, including_file=None):
+  """Finds a gin file: as given, beside the including file, then packaged.
+
+  Args:
+    name: path; a packaged file goes with or without `gin_configs/` before it.
+    including_file: path of the file that includes it, if any.
+
+  Returns:
+    An existing path, str.
+
+  Raises:
+    errors.ConfigurationError: when there is none; names the closest.
+  """
+  packaged = config_folder()
+  candidates = [packaged / name, packaged.parent / name]
+  if including_file:
+    candidates.insert(0, pathlib.Path(including_file).parent / name)
+  else:
+    candidates.insert(0, pathlib.Path(name))
+  for candidate in candidates:
+    if candidate.is_file():
+      return str(candidate)
+  known = sorted(str(path.relative_to(packaged))
+                 for path in packaged.rglob('*.gin'))
+  wanted = name.removeprefix('gin_configs/')
+  raise errors.ConfigurationError(
+      f'A gin file must exist. Received: {name}.'
+      f'{command_line.did_you_mean(wanted, known)} Packaged: '
+      f'{", ".join(known)}.')
+
+
+def parse(files, bindings, sections, allow_imports=False):
+  """Binds all statements of `files`, then of `bindings`, in gin.
+
+  Args:
+    files: paths of gin files.
+    bindings: strings of gin statements, e.g. `'model.num_layers = 3'`.
+    sections: dict of section name to its settings, all that may be bound.
+    allow_imports: whether `import` statements are obeyed; they run code.
+
+  Returns:
+    list of `Binding`, in order.
+
+  Raises:
+    errors.ConfigurationError: for the first statement that cannot be used.
+
+  Example:
+    parse(['quickstart.gin'], ['trainer.train_steps = 10'], sections)
+  """
+  gin.clear_config()
+  reader = _Reader(sections, allow_imports)
+  for name in files:
+    reader.read_file(find_config_file(name))
+  for text in bindings:
+    reader.read_text(text, BINDINGS_PLACE)
+  return reader.bindings
+
+
+class _Reader:
+  """Walks through statements and includes, binding as it goes."""
+
+  def __init__(self, sections, allow_imports):
+    self._sections = sections
+    self._allow_imports = allow_imports
+    self._open_files = []
+    self.bindings = []
+
+  def read_file(self, path):
+    if path in self._open_files:
+      raise errors.ConfigurationError(
+          f'A gin file must not include itself. Received: '
+          f'{" -> ".join(self._open_files + [path])}.')
+    try:
+      text = pathlib.Path(path).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.ConfigurationError(
+          f'A gin file must be readable UTF-8 text. Received: {path}: {error}.'
+      ) from error
+    self._open_files.append(path)
+    self.read_text(text, path)
+    self._open_files.pop()
+
+  def read_text(self, text, source):
+    for statement in self._statements(text, source):
+      place = f'{_short(source)}:{statement.location.line_num}'
+      if source == BINDINGS_PLACE:
+        place = f'{BINDINGS_PLACE}="{text.strip()}"'
+      self._obey(statement, source, place)
+
+  def _statements(self, text, source):
+    """Yields gin's statements; a syntax error becomes ours, with its line."""
+    try:
+      parser = config_parser.ConfigParser(
+          text, _Delegate(self._sections, self._allow_imports))
+      yield from parser
+    except (SyntaxError, tokenize.TokenError, ValueError) as error:
+      if isinstance(error, errors.UserError):
+        raise
+      raise errors.ConfigurationError(
+          _syntax_message(error, text, source)) from error
+
+  def _obey(self, statement, source, place):
+    if isinstance(statement, config_parser.BindingStatement):
+      self._bind(statement, place)
+    elif isinstance(statement, config_parser.IncludeStatement):
+      including_file = None if source == BINDINGS_PLACE else source
+      self.read_file(find_config_file(statement.filename, including_file))
+    elif isinstance(statement, config_parser.ImportStatement):
+      self._import(statement, place)
+    elif isinstance(statement, config_parser.BlockDeclaration):
+      self._check_section(statement.selector, place)
+
+  def _bind(self, statement, place):
+    binding = Binding(statement.scope, statement.selector,
+                      statement.arg_name or '', place)
+    if binding.parameter:
+      self._check_section(binding.selector, place)
+      self._check_parameter(binding)
+      gin.bind_parameter(
+          (binding.scope, binding.selector, binding.parameter),
+          statement.value)
+    else:
+      gin.bind_parameter((binding.name, MACRO, 'value'), statement.value)
+    self.bindings.append(binding)
+
+  def _import(self, statement, place):
+    if not self._allow_imports:
+      raise errors.ConfigurationError(
+          f'{place}: a gin file must not import modules, because that runs '
+          f'their code. Received: {statement.format()}. Remove the line, or '
+          'pass --allow_gin_imports if you trust the file.')
+    try:
+      importlib.import_module(statement.module)
+    except ImportError as error:
+      raise errors.ConfigurationError(
+          f'{place}: an imported module must exist. Received: '
+          f'{statement.format()}: {error}.') from error
+
+  def _check_section(self, selector, place):
+    section = selector.rsplit('.', 1)[-1]
+    if section in self._sections or self._allow_imports:
+      return
+    raise errors.ConfigurationError(
+        f'{place}: unknown section {selector!r}.'
+        f'{command_line.did_you_mean(section, self._sections)} Sections: '
+        f'{", ".join(self._sections)}.')
+
+  def _check_parameter(self, binding):
+    section = binding.selector.rsplit('.', 1)[-1]
+    settings = self._sections.get(section)
+    if settings is None or binding.parameter in settings:
+      return
+    raise errors.ConfigurationError(
+        f'{binding.place}: {section} has no setting {binding.parameter!r}.'
+        f'{self._closest_setting(section, binding.parameter)}')
+
+  def _closest_setting(self, section, parameter):
+    """Prefers the same name in another section to a similar one in this."""
+    elsewhere = [f'{name}.{parameter}' for name, settings
+                 in self._sections.items() if parameter in settings]
+    if elsewhere:
+      return f' Did you mean {" or ".join(elsewhere)}?'
+    settings = self._sections[section]
+    suggestion = command_line.did_you_mean(parameter, settings)
+    return suggestion or f' Its settings: {", ".join(settings)}.'
+
+
+class _Delegate(gin.config.ParserDelegate):
+  """Turns away references to functions: only macros may be referred to."""
+
+  def __init__(self, sections, allow_references):
+    super().__init__()
+    self._sections = sections
+    self._allow_references = allow_references
+
+  def configurable_reference(self, scoped_selector, evaluate):
+    if not self._allow_references:
+      raise errors.ConfigurationError(
+          f'A value must be a literal or a macro (%NAME). Received: '
+          f'@{scoped_selector}. Write the value itself.')
+    return super().configurable_reference(scoped_selector, evaluate)
+
+
+def check_macros(bindings):
+  """Checks that every macro in use has a value.
+
+  Raises:
+    errors.ConfigurationError: naming the macros that must be set, or the
+      closest one to a name that is not defined.
+  """
+  config = gin.config._CONFIG  # pylint: disable=protected-access
+  defined = {name for name, selector in config if selector == MACRO}
+  required = []
+  for (scope, selector), settings in config.items():
+    owner = scope if selector == MACRO else selector.rsplit('.', 1)[-1]
+    for setting, value in settings.items():
+      name = owner if selector == MACRO else f'{owner}.{setting}'
+      for reference in gin.config.iterate_references({'value': value}):
+        if reference.selector == 'gin.constant':
+          if reference.scoped_selector.startswith('gin.REQUIRED/'):
+            required.append(name)
+        elif reference.selector == MACRO:
+          _check_defined(reference, name, defined, bindings)
+  if required:
+    _raise_required(required)
+
+
+def _check_defined(reference, user, defined, bindings):
+  macro = reference.scoped_selector.rsplit('/', 1)[0]
+  if macro not in defined:
+    place = _last_place(user, bindings)
+    raise errors.ConfigurationError(
+        f'{place}: {user} uses the macro %{macro}, which has no value.'
+        f'{command_line.did_you_mean(macro, defined)} Set it with '
+        f'--gin_params="{macro} = ...".')
+
+
+def _raise_required(names):
+  lines = [f'  --gin_params="{name} = ..."' for name in sorted(set(names))]
+  raise errors.ConfigurationError(
+      'The gin file leaves these for you to set (its first lines say what '
+      'each is):\n' + '\n'.join(lines))
+
+
+def check_all_used(bindings):
+  """Checks, after the experiment is built, that every binding had an effect.
+
+  Raises:
+    errors.ConfigurationError: listing all unused bindings.
+  """
+  operative = gin.config._OPERATIVE_CONFIG  # pylint: disable=protected-access
+  used = {
+      (scope, selector.rsplit('.', 1)[-1], setting)
+      for (scope, selector), settings in operative.items()
+      for setting in settings}
+  used_macros = {scope for scope, selector in operative if selector == MACRO}
+  lines = []
+  for binding in bindings:
+    section = binding.selector.rsplit('.', 1)[-1]
+    if binding.parameter:
+      if (binding.scope, section, binding.parameter) not in used:
+        lines.append(_unused_binding(binding, section, operative))
+    elif binding.name not in used_macros:
+      lines.append(_unused_macro(binding, used_macros))
+  if lines:
+    raise errors.ConfigurationError(
+        'Every binding must have an effect. Without one:\n'
+        + '\n'.join(f'  {line}' for line in lines))
+
+
+def _unused_binding(binding, section, operative):
+  if binding.scope:
+    return (f'{binding.place}: {binding.name}: nothing runs in the scope '
+            f'{binding.scope!r}. Write {section}.{binding.parameter}.')
+  called = sorted(selector.rsplit('.', 1)[-1]
+                  for _, selector in operative if selector != MACRO)
+  return (f'{binding.place}: {binding.name}: this experiment does not read '
+          f'the section {section}, only {", ".join(called)}.')
+
+
+def _unused_macro(binding, used_macros):
+  return (f'{binding.place}: no setting uses the macro {binding.name}.'
+          f'{command_line.did_you_mean(binding.name, used_macros)}')
+
+
+def operative_config():
+  """Returns the settings in effect, with defaults, as replayable gin text."""
+  return gin.operative_config_str() + '\n'
+
+
+def _syntax_message(error, text, source):
+  """Returns 'file:line: what is wrong', with the line underneath."""
+  line_number = getattr(error, 'lineno', None)
+  reason = getattr(error, 'msg', None) or str(error)
+  if line_number is None and isinstance(error, tokenize.TokenError):
+    reason, (line_number, _) = error.args
+  lines = text.splitlines()
+  shown = ''
+  if line_number and 0 < line_number <= len(lines):
+    shown = f'\n    {lines[line_number - 1].strip()}'
+  place = source if source == BINDINGS_PLACE else (
+      f'{_short(source)}:{line_number}')
+  return f'{place}: not valid gin: {reason.rstrip(".")}.{shown}'
+
+
+def _last_place(name, bindings):
+  places = [binding.place for binding in bindings if binding.name == name]
+  return places[-1] if places else 'gin'
+
+
+def _short(path):
+  """Returns `path` relative to the working directory where that is shorter."""
+  relative = os.path.relpath(path)
+  return relative if len(relative) < len(path) else path
