@@ -1,0 +1,79 @@
+"""The order in which the encoder takes the tokens: most important first."""
+
+import tensorflow as tf
+import tf_keras
+
+from tokendrop_tf.layers import random_seeds
+
+# Importances are losses and can be 0; their logarithm must stay finite.
+_SMALLEST_IMPORTANCE = 1e-20
+
+
+@tf_keras.utils.register_keras_serializable(package='tokendrop_tf')
+class TokenOrder(tf_keras.layers.Layer):
+  """Sorts the positions of every sequence by importance, highest first.
+
+  Dropping all but K tokens is then the slice of the first K. Ranked
+  (`temperature` 0), positions are sorted by score. Sampled (`temperature` t), by
+
+      log(score) / t + Gumbel noise,
+
+  whose first K are a sample without replacement with weights score ** (1 / t)
+  (Gumbel top-K; Kool, van Hoof and Welling, 2019, arXiv 1903.06059). Infinite
+  scores are pins and sort first or last in either form. Equal scores are
+  ordered at random while training, by position otherwise.
+
+  Inputs: `scores`, float32 [B, S], in nats; `training`; `seed`, int32 [2], the
+  same on every replica. Without a seed, or not training, nothing is drawn
+  except by `temperature`, whose sample then follows from a fixed seed.
+
+  Output: int32 [B, S], a permutation of the positions of each sequence.
+
+  Example:
+
+      order = TokenOrder()(tf.constant([[1., 3., 2.]]))  # [[1, 2, 0]]
+
+  Args:
+    temperature: t, at least 0.
+
+  Raises:
+    ValueError: for a negative temperature.
+  """
+
+  def __init__(self, temperature: float = 0.0, **kwargs):
+    super().__init__(**kwargs)
+    if temperature < 0.0:
+      raise ValueError(
+          'temperature must be at least 0. '
+          f'Received: temperature={temperature}. Set token_drop.temperature.')
+    self._temperature = temperature
+
+  def call(self, scores, training=False, seed=None):
+    if seed is None:
+      seed = random_seeds.draw_seed() if training else tf.zeros([2], tf.int32)
+    tie_seed, sample_seed = random_seeds.split_seed(seed, 2)
+    keys = scores
+    if self._temperature > 0.0:
+      keys = self._sampling_keys(scores, sample_seed)
+    if not training:
+      return tf.argsort(keys, direction='DESCENDING', stable=True)
+    return self._argsort_with_random_ties(keys, tie_seed)
+
+  def _sampling_keys(self, scores, seed):
+    uniform = random_seeds.global_batch_uniform(tf.shape(scores), seed)
+    gumbel = -tf.math.log(-tf.math.log(uniform))
+    log_scores = tf.math.log(tf.maximum(scores, _SMALLEST_IMPORTANCE))
+    pinned = tf.math.is_inf(scores)
+    return tf.where(pinned, scores, log_scores / self._temperature + gumbel)
+
+  def _argsort_with_random_ties(self, keys, seed):
+    # A stable sort keeps equal keys in the order it finds them: a random one.
+    uniform = random_seeds.global_batch_uniform(tf.shape(keys), seed)
+    shuffled = tf.argsort(uniform)
+    order = tf.argsort(
+        tf.gather(keys, shuffled, batch_dims=1),
+        direction='DESCENDING', stable=True)
+    return tf.gather(shuffled, order, batch_dims=1)
+
+  def get_config(self):
+    return {**super().get_config(), 'temperature': self._temperature}

@@ -1,0 +1,319 @@
+"""The masked-LM pretraining task with token dropping.
+
+Letters: B batch of a replica, S sequence length, K tokens kept, P prediction
+slots, V vocabulary.
+"""
+
+import tensorflow as tf
+import tf_keras
+from official.core import base_task
+from official.core import task_factory
+from official.modeling import tf_utils
+from official.nlp.modeling import layers as garden_layers
+
+from tokendrop_tf import configs
+from tokendrop_tf import encoder as encoder_lib
+from tokendrop_tf import pretrainer
+from tokendrop_tf.data import loader
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.layers import random_seeds
+
+NEXT_SENTENCE = 'next_sentence'
+
+
+def build_encoder(
+    model: configs.ModelConfig,
+    token_drop: configs.TokenDropConfig,
+    vocabulary: vocabulary_lib.Vocabulary,
+) -> encoder_lib.TokenDropBertEncoder:
+  """Builds the configured encoder.
+
+  Args:
+    model: sizes and initialization.
+    token_drop: policy and layout; policy 'none' builds a plain encoder.
+    vocabulary: resolves pinned tokens to ids.
+
+  Returns:
+    An encoder whose importance table, under policy 'frequency', is the corpus's
+    unigram surprisal.
+  """
+  drops = token_drop.policy != 'none'
+  encoder = encoder_lib.TokenDropBertEncoder(
+      vocab_size=model.vocab_size,
+      hidden_size=model.hidden_size,
+      num_layers=model.num_layers,
+      num_attention_heads=model.num_attention_heads,
+      max_sequence_length=model.max_position_embeddings,
+      type_vocab_size=model.type_vocab_size,
+      inner_dim=model.intermediate_size,
+      inner_activation=tf_utils.get_activation(model.hidden_activation),
+      output_dropout=model.dropout_rate,
+      attention_dropout=model.attention_dropout_rate,
+      initializer=tf_keras.initializers.TruncatedNormal(
+          stddev=model.initializer_range),
+      embedding_width=model.embedding_size,
+      norm_first=model.norm_first,
+      residual_initializer_scale=model.residual_initializer_scale,
+      token_keep_k=token_drop.token_keep_k if drops else None,
+      crossing_layer=token_drop.crossing_layer,
+      temperature=token_drop.temperature,
+      token_loss_init_value=token_drop.token_loss_init_value,
+      token_loss_beta=token_drop.token_loss_beta,
+      token_allow_list=vocabulary.ids_of(token_drop.always_keep_tokens),
+      token_deny_list=vocabulary.ids_of(token_drop.always_drop_tokens))
+  return encoder
+
+
+def unigram_surprisal(counts) -> tf.Tensor:
+  """Returns -log p of every vocabulary entry, add-one smoothed.
+
+  It is the MLM loss of a unigram model, so a table of it has the unit, nats,
+  and the direction of the table that training fills.
+
+  Args:
+    counts: occurrences in the corpus, integer [V].
+
+  Returns:
+    float32 [V], in nats.
+  """
+  counts = tf.cast(counts, tf.float64) + 1.0
+  surprisal = tf.math.log(tf.reduce_sum(counts)) - tf.math.log(counts)
+  return tf.cast(surprisal, tf.float32)
+
+
+@task_factory.register_task_cls(configs.PretrainingTaskConfig)
+class TokenDropPretrainingTask(base_task.Task):
+  """Masked-LM pretraining: plain BERT, or BERT with token dropping.
+
+  The loss of a step is the mean over all label slots of the global batch, so N
+  replicas take the step that one device takes on that batch. (The Model
+  Garden's task averages within a replica and sums over replicas.)
+
+  Validation runs on full sequences; with a dropping policy it also runs with
+  dropping on and reports `full_sequence_gap`, the first loss minus the second.
+
+  Args:
+    params: `configs.PretrainingTaskConfig`.
+  """
+
+  def __init__(self, params, logging_dir=None, name=None):
+    super().__init__(params, logging_dir=logging_dir, name=name)
+    self._vocabulary = vocabulary_lib.Vocabulary.from_file(
+        params.vocabulary.path, lower_case=params.vocabulary.lower_case)
+
+  @property
+  def _drops(self) -> bool:
+    return self.task_config.token_drop.policy != 'none'
+
+  def build_model(self, params=None) -> pretrainer.TokenDropPretrainer:
+    config = self.task_config
+    # The seed decides the initial weights, whatever was built before.
+    tf_keras.utils.set_random_seed(config.seed)
+    encoder = build_encoder(
+        params or config.model, config.token_drop, self._vocabulary)
+    model_config = params or config.model
+    model = pretrainer.TokenDropPretrainer(
+        encoder,
+        mlm_activation=tf_utils.get_activation(model_config.mlm_activation),
+        mlm_initializer=tf_keras.initializers.TruncatedNormal(
+            stddev=model_config.initializer_range),
+        classification_heads=self._build_heads(model_config))
+    if config.token_drop.policy == 'frequency':
+      counts = vocabulary_lib.read_token_counts(
+          config.vocabulary.counts_path
+          or vocabulary_lib.counts_path_for(config.vocabulary.path),
+          self._vocabulary)
+      encoder.token_importance.table.assign(unigram_surprisal(counts))
+    return model
+
+  def _build_heads(self, model_config):
+    if not model_config.use_next_sentence_head:
+      return []
+    return [garden_layers.ClassificationHead(
+        inner_dim=model_config.hidden_size, num_classes=2,
+        dropout_rate=model_config.dropout_rate,
+        initializer=tf_keras.initializers.TruncatedNormal(
+            stddev=model_config.initializer_range),
+        name=NEXT_SENTENCE)]
+
+  def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
+    """Returns batches of the Model Garden's v2 pretraining features."""
+    return loader.load_dataset(
+        params, self.task_config.vocabulary, input_context)
+
+  def build_metrics(self, training=True):
+    names = ['lm_example_loss', 'masked_lm_accuracy']
+    if self.task_config.model.use_next_sentence_head:
+      names += ['next_sentence_loss', 'next_sentence_accuracy']
+    if not training:
+      names += ['validation_loss']
+      if self._drops:
+        names += ['lm_example_loss_dropping', 'masked_lm_accuracy_dropping',
+                  'full_sequence_gap']
+    return [tf_keras.metrics.Mean(name=name, dtype=tf.float32)
+            for name in names]
+
+  def train_step(self, inputs, model, optimizer, metrics):
+    """Takes one optimizer step and moves the importance table.
+
+    Args:
+      inputs: this replica's features; see the data loader.
+      model: the pretrainer.
+      optimizer: an optimizer of the Model Garden's factory.
+      metrics: what `build_metrics` gave.
+
+    Returns:
+      A dict of `loss`, this replica's share of the global mean loss times the
+      number of replicas, float32.
+    """
+    step = optimizer.iterations
+    # 1. Forward and backward, with or without dropping in this step.
+    loss, slots, gradients = self._forward_backward(inputs, model, step)
+    # 2. Sum over replicas, clip, update the weights.
+    self._apply_gradients(gradients, model, optimizer)
+    # 3. Update the table from the losses that were computed anyway.
+    if self.task_config.token_drop.policy == 'loss':
+      model.encoder_network.token_importance.update(
+          inputs['masked_lm_ids'], slots['losses'], inputs['masked_lm_weights'])
+    # 4. Record.
+    self._update_metrics(metrics, inputs, slots)
+    self._watch(model, loss, step)
+    return {self.loss: loss}
+
+  def _forward_backward(self, inputs, model, step):
+    """Returns the loss, per-slot results and gradients of this step.
+
+    Gradients are dense and in the order of `model.trainable_variables`.
+    """
+    seed = random_seeds.fold_in(
+        tf.constant([self.task_config.seed, 0], tf.int32), step)
+    shares = self._global_shares(inputs)
+
+    def run(drop_tokens):
+      with tf.GradientTape() as tape:
+        outputs = model(inputs, training=True, drop_tokens=drop_tokens,
+                        seed=seed)
+        slots = self._slot_results(inputs, outputs)
+        loss = self._replica_loss(slots, shares)
+      gradients = tape.gradient(
+          loss, model.trainable_variables,
+          unconnected_gradients=tf.UnconnectedGradients.ZERO)
+      return loss, slots, [tf.convert_to_tensor(g) for g in gradients]
+
+    every = self.task_config.token_drop.full_step_every
+    if not self._drops or every == 1:
+      results = run(False)
+    elif every == 0:
+      results = run(True)
+    else:
+      is_full = tf.equal((step + 1) % every, 0)
+      results = tf.cond(is_full, lambda: run(False), lambda: run(True))
+    loss, slots, gradients = results
+    return loss * shares['num_replicas'], slots, gradients
+
+  def _global_shares(self, inputs):
+    """Returns what each slot and sentence contributes to the global loss."""
+    weights = tf.cast(inputs['masked_lm_weights'], tf.float32)
+    num_replicas, _ = random_seeds.replica_count_and_id()
+    label_weight = tf.reduce_sum(weights)
+    if num_replicas > 1:
+      label_weight = tf.distribute.get_replica_context().all_reduce(
+          tf.distribute.ReduceOp.SUM, label_weight)
+    shares = {
+        'slots': tf.math.divide_no_nan(weights, label_weight),  # [B, P]
+        'num_replicas': float(num_replicas),
+    }
+    if self.task_config.model.use_next_sentence_head:
+      rows = tf.shape(weights)[0] * num_replicas
+      shares['sentences'] = 1.0 / tf.cast(rows, tf.float32)
+    return shares
+
+  def _slot_results(self, inputs, outputs):
+    """Returns losses and hits, float32 [B, P]; of sentences, [B, 1]."""
+    logits = tf.cast(outputs['mlm_logits'], tf.float32)
+    labels = inputs['masked_lm_ids']
+    slots = {
+        'losses': tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=labels, logits=logits),
+        'hits': _hits(labels, logits),
+    }
+    if self.task_config.model.use_next_sentence_head:
+      logits = tf.cast(outputs[NEXT_SENTENCE], tf.float32)[:, tf.newaxis]
+      labels = inputs['next_sentence_labels']
+      slots['sentence_losses'] = (
+          tf.nn.sparse_softmax_cross_entropy_with_logits(
+              labels=labels, logits=logits))
+      slots['sentence_hits'] = _hits(labels, logits)
+    return slots
+
+  def _replica_loss(self, slots, shares):
+    """Returns this replica's part of the global loss; the parts add up."""
+    loss = tf.reduce_sum(
+        tf.math.multiply_no_nan(slots['losses'], shares['slots']))
+    if 'sentence_losses' in slots:
+      loss += tf.reduce_sum(slots['sentence_losses']) * shares['sentences']
+    return loss
+
+  def _apply_gradients(self, gradients, model, optimizer):
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync > 1:
+      gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    # The Model Garden's AdamW would clip before it sums over replicas.
+    clip_norm = getattr(optimizer, 'gradient_clip_norm', 0.0)
+    if clip_norm > 0.0:
+      gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
+    optimizer.apply_gradients(
+        zip(gradients, model.trainable_variables),
+        experimental_aggregate_gradients=False)
+
+  def _update_metrics(self, metrics, inputs, slots, suffix=''):
+    by_name = {metric.name: metric for metric in metrics}
+    weights = inputs['masked_lm_weights']
+    by_name['lm_example_loss' + suffix].update_state(slots['losses'], weights)
+    by_name['masked_lm_accuracy' + suffix].update_state(slots['hits'], weights)
+    if 'sentence_losses' in slots and not suffix:
+      # Rows that only fill up a last batch have no label slot.
+      rows = tf.reduce_max(weights, axis=1, keepdims=True)
+      by_name['next_sentence_loss'].update_state(
+          slots['sentence_losses'], rows)
+      by_name['next_sentence_accuracy'].update_state(
+          slots['sentence_hits'], rows)
+
+  def _watch(self, model, loss, step):
+    """Remembers the first step whose loss was not finite."""
+    first = model.first_nonfinite_step
+    failed = (first < 0) & ~tf.math.is_finite(loss)
+    first.assign(tf.where(failed, tf.cast(step, tf.int64), first))
+
+  def validation_step(self, inputs, model, metrics=None):
+    """Evaluates on full sequences and, with a dropping policy, with dropping.
+
+    Args:
+      inputs: this replica's features.
+      model: the pretrainer.
+      metrics: what `build_metrics(training=False)` gave.
+
+    Returns:
+      An empty dict: all figures are weighted means over the whole set.
+    """
+    by_name = {metric.name: metric for metric in metrics}
+    weights = inputs['masked_lm_weights']
+    full = self._slot_results(
+        inputs, model(inputs, training=False, drop_tokens=False))
+    self._update_metrics(metrics, inputs, full)
+    by_name['validation_loss'].update_state(full['losses'], weights)
+    if self._drops:
+      seed = tf.constant([self.task_config.seed, 1], tf.int32)
+      dropping = self._slot_results(
+          inputs,
+          model(inputs, training=False, drop_tokens=True, seed=seed))
+      self._update_metrics(metrics, inputs, dropping, suffix='_dropping')
+      by_name['full_sequence_gap'].update_state(
+          full['losses'] - dropping['losses'], weights)
+    return {}
+
+
+def _hits(labels, logits):
+  """1.0 where the highest logit is the label's, float32, shape of `labels`."""
+  predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+  return tf.cast(tf.equal(predictions, tf.cast(labels, tf.int32)), tf.float32)
