@@ -1,0 +1,1 @@
+"""Text to masked-LM examples: corpus, vocabulary, packing, masking, loader."""

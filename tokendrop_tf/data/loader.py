@@ -1,0 +1,103 @@
+"""Pretraining batches for the trainer, from text or from TFRecords."""
+
+import tensorflow as tf
+
+from tokendrop_tf import configs
+from tokendrop_tf.data import corpus as corpus_lib
+from tokendrop_tf.data import examples
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+
+
+def load_dataset(
+    config: configs.PretrainingDataConfig,
+    vocabulary: configs.VocabularyConfig,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+  """Returns batches of masked-LM examples with static shapes.
+
+  Training data are shuffled and masked afresh in every epoch. Validation data
+  come in order and with the same masks each time; unless `drop_remainder`, the
+  last batch is filled up with rows of weight 0.
+
+  Args:
+    config: source, lengths, rates, seed and batch size.
+    vocabulary: the vocabulary file.
+    input_context: what part of a distributed job this pipeline feeds; every
+      pipeline gets examples of its own, in batches for one replica.
+
+  Returns:
+    Data set of dicts: `input_word_ids`, `input_mask`, `input_type_ids` int32
+    [B, S]; `masked_lm_positions`, `masked_lm_ids` int32 [B, P];
+    `masked_lm_weights` float32 [B, P].
+
+  Raises:
+    DataError: if the source or the vocabulary cannot be used.
+
+  Example:
+    config = configs.PretrainingDataConfig(
+        input_path='wiki/*.txt.gz', is_training=True, global_batch_size=256)
+    batches = load_dataset(config, configs.VocabularyConfig(path='vocab.txt'))
+  """
+  words = vocabulary_lib.Vocabulary.from_file(
+      vocabulary.path, vocabulary.lower_case)
+  corpus = corpus_lib.open_corpus(config)
+  maker = examples.ExampleMaker(corpus, words, config)
+  context = input_context or tf.distribute.InputContext()
+  blocks = maker.blocks(0, _num_epochs(config))
+  if config.is_training:
+    blocks = blocks.shard(
+        context.num_input_pipelines, context.input_pipeline_id)
+  rows = blocks.map(
+      maker.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  batches = _batch(rows, config, context, words.pad_id)
+  batches = batches.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
+  return batches.with_options(_options())
+
+
+def _num_epochs(config) -> int | None:
+  """Returns how often the corpus is read; `None` is without end."""
+  if config.num_epochs:
+    return config.num_epochs
+  return None if config.is_training else 1
+
+
+def _batch(rows, config, context, pad_id):
+  """Cuts blocks of rows into batches for one replica."""
+  global_batch = config.global_batch_size
+  replica_batch = context.get_per_replica_batch_size(global_batch)
+  if config.is_training and config.drop_remainder:
+    return rows.rebatch(replica_batch, drop_remainder=True)
+  # Whole global batches first, so that all pipelines have equally many.
+  batches = rows.rebatch(global_batch, drop_remainder=config.drop_remainder)
+  if not config.drop_remainder:
+    batches = batches.map(
+        lambda batch: _fill_up(batch, global_batch, pad_id))
+  if context.num_replicas_in_sync == 1:
+    return batches
+  share = global_batch // context.num_input_pipelines
+  begin = share * context.input_pipeline_id
+  return batches.map(
+      lambda batch: tf.nest.map_structure(
+          lambda tensor: tensor[begin:begin + share], batch)
+      ).rebatch(replica_batch, drop_remainder=True)
+
+
+def _fill_up(batch, num_rows, pad_id):
+  """Appends rows of [PAD] and weight 0 up to `num_rows`."""
+  missing = num_rows - tf.shape(batch['input_word_ids'])[0]
+
+  def fill(name, tensor):
+    value = pad_id if name == 'input_word_ids' else 0
+    padded = tf.pad(tensor, [[0, missing], [0, 0]], constant_values=value)
+    return tf.ensure_shape(padded, [num_rows, tensor.shape[1]])
+
+  return {name: fill(name, tensor) for name, tensor in batch.items()}
+
+
+def _options() -> tf.data.Options:
+  options = tf.data.Options()
+  options.deterministic = True
+  # Rows are dealt to the pipelines above, exactly.
+  options.experimental_distribute.auto_shard_policy = (
+      tf.data.experimental.AutoShardPolicy.OFF)
+  return options
