@@ -19,21 +19,19 @@ from tokendrop_tf import configs
 from tokendrop_tf import errors
 
 PRETRAINING = 'token_drop_bert/pretraining'
-DECAYS = ('linear', 'cosine', 'constant')
-STRATEGIES = ('one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
-PRECISIONS = ('float32', 'bfloat16', 'float16')
 SECTION_MODULE = 'tokendrop_tf'
 
 _SECTIONS = {}
 
 
 def section(function):
-  """Makes `function` a gin section whose values are checked against its types.
+  """Makes `function` a gin section that checks every value it is given.
 
-  gin takes `'64'` for an int and `1` for a bool; here that is an error. An int
-  is accepted where a float is asked for, a list where a tuple is. gin itself
-  wraps only a collector of the values: it appends its own text to every
-  exception that passes through, and the messages of the sections stay clean.
+  Types come from the annotations: gin takes `'64'` for an int and `1` for a
+  bool; here that is an error. An int is accepted for a float, a list for a
+  tuple. Ranges come from `configs.RANGES`. gin itself wraps only a collector of
+  the values: it appends text of its own to every exception that passes through
+  it.
 
   Example:
     @section
@@ -52,9 +50,11 @@ def section(function):
   @functools.wraps(function)
   def build():
     settings = collect()
-    return function(**{
-        name: _typed(f'{function.__name__}.{name}', value, hints[name])
-        for name, value in settings.items()})
+    for name, value in settings.items():
+      full_name = f'{function.__name__}.{name}'
+      settings[name] = _typed(full_name, value, hints[name])
+      configs.check_range(full_name, settings[name])
+    return function(**settings)
 
   _SECTIONS[function.__name__] = tuple(signature.parameters)
   return build
@@ -95,31 +95,6 @@ def _describe(alternatives):
 def _element_name(alternative):
   arguments = typing.get_args(alternative)
   return 'strings' if arguments and arguments[0] is str else str(alternative)
-
-
-def _require(condition, name, rule, value):
-  """Raises in the house form unless `condition`: rule, received, setting."""
-  if not condition:
-    raise errors.ConfigurationError(
-        f'{name} must be {rule}. Received: {value!r}. Set {name}.')
-
-
-def _require_at_least(minimum, section_name, **settings):
-  for name, value in settings.items():
-    _require(value is None or value >= minimum, f'{section_name}.{name}',
-             f'at least {minimum}', value)
-
-
-def _require_share(section_name, **settings):
-  for name, value in settings.items():
-    _require(0.0 <= value < 1.0, f'{section_name}.{name}',
-             'at least 0 and below 1', value)
-
-
-def _require_one_of(choices, section_name, **settings):
-  for name, value in settings.items():
-    _require(value in choices, f'{section_name}.{name}',
-             'one of ' + ', '.join(repr(choice) for choice in choices), value)
 
 
 @section
@@ -164,21 +139,6 @@ def model(
     mlm_activation: activation of the masked-LM head's transform.
     use_next_sentence_head: adds the next-sentence head; the data needs labels.
   """
-  _require_at_least(
-      1, 'model', vocab_size=vocab_size, hidden_size=hidden_size,
-      num_layers=num_layers, num_attention_heads=num_attention_heads,
-      intermediate_size=intermediate_size,
-      max_position_embeddings=max_position_embeddings,
-      type_vocab_size=type_vocab_size)
-  _require_share('model', dropout_rate=dropout_rate,
-                 attention_dropout_rate=attention_dropout_rate)
-  _require(0.0 < initializer_range <= 1.0, 'model.initializer_range',
-           'above 0 and at most 1', initializer_range)
-  _require(0.0 <= residual_initializer_scale <= 10.0,
-           'model.residual_initializer_scale', 'between 0 and 10',
-           residual_initializer_scale)
-  _require_activation('model.hidden_activation', hidden_activation)
-  _require_activation('model.mlm_activation', mlm_activation)
   return configs.ModelConfig(
       vocab_size=vocab_size or configs.VOCAB_SIZE_FROM_FILE,
       hidden_size=hidden_size,
@@ -195,14 +155,6 @@ def model(
       norm_first=norm_first,
       mlm_activation=mlm_activation,
       use_next_sentence_head=use_next_sentence_head)
-
-
-ACTIVATIONS = ('gelu', 'relu', 'swish', 'tanh')
-
-
-def _require_activation(name, value):
-  _require(value in ACTIVATIONS, name,
-           'one of ' + ', '.join(map(repr, ACTIVATIONS)), value)
 
 
 @section
@@ -234,13 +186,6 @@ def token_drop(
     always_keep_tokens: tokens, by text, that are kept first.
     always_drop_tokens: tokens, by text, that are dropped first.
   """
-  _require_one_of(configs.POLICIES, 'token_drop', policy=policy)
-  _require_at_least(1, 'token_drop', token_keep_k=token_keep_k,
-                    crossing_layer=crossing_layer)
-  _require_at_least(0, 'token_drop', temperature=temperature,
-                    full_step_every=full_step_every,
-                    token_loss_init_value=token_loss_init_value)
-  _require_share('token_drop', token_loss_beta=token_loss_beta)
   return configs.TokenDropConfig(
       policy=policy,
       token_keep_k=token_keep_k,
@@ -316,8 +261,8 @@ def train_data(
     shuffle_buffer_size: sequences among which the next one is drawn.
     seed: of document order, masks and shuffling; `None` is `pretraining.seed`.
   """
-  return _data(
-      'train_data', is_training=True, drop_remainder=True,
+  return _data_config(
+      is_training=True, drop_remainder=True,
       input_path=input_path, tfds_name=tfds_name, tfds_split=tfds_split,
       tfds_data_dir=tfds_data_dir, tfds_text_feature=tfds_text_feature,
       global_batch_size=global_batch_size, seq_length=seq_length,
@@ -354,7 +299,8 @@ def validation_data(
     tfds_split: split of it.
     tfds_data_dir: as in `train_data`.
     tfds_text_feature: as in `train_data`.
-    global_batch_size: sequences per step; a last batch with fewer is left out.
+    global_batch_size: sequences per step; the last batch is filled up with
+      empty ones.
     seq_length: as in `train_data`, which it must equal.
     max_predictions_per_seq: as in `train_data`, which it must equal.
     mask_rate: as in `train_data`.
@@ -363,8 +309,7 @@ def validation_data(
     held_out_documents: as in `train_data`: the documents that it leaves out.
     seed: of the masks; fixed, so that runs with several seeds compare.
   """
-  settings = dict(locals())
-  return settings
+  return dict(locals())
 
 
 @section
@@ -395,20 +340,7 @@ def optimizer(
     beta_2: decay of the mean of their squares.
     epsilon: added to the root of that.
   """
-  settings = dict(locals())
-  _require(learning_rate > 0.0, 'optimizer.learning_rate', 'above 0',
-           learning_rate)
-  _require(0.0 <= end_learning_rate <= learning_rate,
-           'optimizer.end_learning_rate',
-           'between 0 and optimizer.learning_rate', end_learning_rate)
-  _require_at_least(
-      0, 'optimizer', warmup_steps=warmup_steps,
-      weight_decay_rate=weight_decay_rate,
-      gradient_clip_norm=gradient_clip_norm)
-  _require_one_of(DECAYS, 'optimizer', decay=decay)
-  _require_share('optimizer', beta_1=beta_1, beta_2=beta_2)
-  _require(epsilon > 0.0, 'optimizer.epsilon', 'above 0', epsilon)
-  return settings
+  return dict(locals())
 
 
 @section
@@ -436,14 +368,6 @@ def trainer(
     continuous_eval_timeout: seconds that continuous_eval waits for a new
       checkpoint.
   """
-  _require_at_least(
-      1, 'trainer', train_steps=train_steps, steps_per_loop=steps_per_loop,
-      validation_interval=validation_interval,
-      checkpoint_interval=checkpoint_interval, max_to_keep=max_to_keep,
-      continuous_eval_timeout=continuous_eval_timeout)
-  _require(validation_steps == -1 or validation_steps > 0,
-           'trainer.validation_steps', 'above 0, or -1 for all',
-           validation_steps)
   return cfg.TrainerConfig(
       train_steps=train_steps,
       steps_per_loop=steps_per_loop,
@@ -480,29 +404,20 @@ def runtime(
     num_logical_cpu_devices: parts into which 'mirrored' splits the CPU when
       there is no GPU, each a replica; to try out distribution anywhere.
     tpu: name or address of the TPU; 'local' on a TPU VM.
-    mixed_precision_dtype: 'float32', 'bfloat16' or 'float16': of the
-      activations; variables stay float32. 'mixed_bfloat16' and 'mixed_float16'
-      mean the same.
+    mixed_precision_dtype: 'float32' or 'bfloat16', of the activations;
+      variables stay float32. 'mixed_bfloat16' is the same as 'bfloat16'.
     enable_xla: compiles the train step with XLA (always so on a TPU).
     all_reduce_alg: how replicas add gradients: 'nccl' or 'hierarchical_copy'
       under 'mirrored', 'ring' or 'nccl' under 'multi_worker_mirrored'; `None`
       chooses.
     num_packs: gradients are sent in so many packs.
   """
-  mixed_precision_dtype = mixed_precision_dtype.removeprefix('mixed_')
-  _require_one_of(STRATEGIES, 'runtime',
-                  distribution_strategy=distribution_strategy)
-  _require_one_of(PRECISIONS, 'runtime',
-                  mixed_precision_dtype=mixed_precision_dtype)
-  _require_at_least(0, 'runtime', num_gpus=num_gpus)
-  _require_at_least(1, 'runtime', num_packs=num_packs,
-                    num_logical_cpu_devices=num_logical_cpu_devices)
   return configs.RuntimeConfig(
       distribution_strategy=distribution_strategy,
       num_gpus=num_gpus,
       num_logical_cpu_devices=num_logical_cpu_devices,
       tpu=tpu,
-      mixed_precision_dtype=mixed_precision_dtype,
+      mixed_precision_dtype=mixed_precision_dtype.removeprefix('mixed_'),
       enable_xla=enable_xla,
       all_reduce_alg=all_reduce_alg,
       num_packs=num_packs)
@@ -518,7 +433,6 @@ def pretraining(*, seed: int = 0, init_checkpoint: str = '') -> dict:
     init_checkpoint: checkpoint whose weights the training starts from; empty
       starts from random weights.
   """
-  _require_at_least(0, 'pretraining', seed=seed)
   return {'seed': seed, 'init_checkpoint': init_checkpoint}
 
 
@@ -538,43 +452,34 @@ def pretraining_experiment() -> cfg.ExperimentConfig:
           token_drop=token_drop(),
           vocabulary=vocabulary(),
           train_data=train,
-          validation_data=_validation_config(train, validation_data()),
+          validation_data=_validation_config(train, **validation_data()),
           **run),
       trainer=trainer_config,
       runtime=runtime())
 
 
-def _validation_config(train, settings):
+def _validation_config(train, input_path, tfds_name, **settings):
   """Fills what validation leaves open with the values of `train`."""
-  inherited = {
+  held_out = settings['held_out_documents'] or train.held_out_documents
+  if held_out and not input_path and not tfds_name:
+    input_path, tfds_name = train.input_path, train.tfds_name
+    settings['tfds_split'] = train.tfds_split
+  settings = {
       name: getattr(train, name) if value is None else value
       for name, value in settings.items()}
-  return _data(
-      'validation_data', is_training=False, drop_remainder=True, num_epochs=1,
-      shuffle_buffer_size=1, **inherited)
+  return _data_config(
+      input_path=input_path, tfds_name=tfds_name, is_training=False,
+      drop_remainder=False, num_epochs=1, shuffle_buffer_size=1, **settings)
 
 
-def _data(section_name, **settings):
-  """Checks the ranges of a data section and builds its dataclass."""
-  _require_at_least(
-      1, section_name, global_batch_size=settings['global_batch_size'],
-      max_predictions_per_seq=settings['max_predictions_per_seq'],
-      shuffle_buffer_size=settings['shuffle_buffer_size'])
-  _require_at_least(3, section_name, seq_length=settings['seq_length'])
-  _require_at_least(
-      0, section_name, num_epochs=settings['num_epochs'],
-      held_out_documents=settings['held_out_documents'], seed=settings['seed'])
-  _require(0.0 < settings['mask_rate'] < 1.0, f'{section_name}.mask_rate',
-           'above 0 and below 1', settings['mask_rate'])
-  _require_one_of(configs.PACKINGS, section_name, packing=settings['packing'])
-  if not settings['tfds_name']:
-    settings['tfds_split'] = ''
-  return configs.PretrainingDataConfig(**settings)
+def _data_config(tfds_split, **settings):
+  split = tfds_split if settings['tfds_name'] else ''
+  return configs.PretrainingDataConfig(tfds_split=split, **settings)
 
 
 def _optimizer_config(train_steps, learning_rate, warmup_steps, decay,
                       end_learning_rate, **adamw):
-  """AdamW, schedule and warm-up as the Model Garden's optimizer factory."""
+  """AdamW, schedule and warm-up in the Model Garden's terms."""
   schedules = {
       'linear': {'type': 'polynomial', 'polynomial': {
           'initial_learning_rate': learning_rate,
