@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras
+from official.modeling import activations
 from official.modeling import tf_utils
 from official.nlp.modeling import layers as garden_layers
 
@@ -40,7 +41,8 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     drop_tokens: overrides dropping; `None` is `training`.
     token_keep_k: overrides K.
     seed: int32 [2], the same on every replica; all random numbers of the call
-      follow from it. `None` draws one while training.
+      follow from it. `None` draws one while training; otherwise tokens are then
+      ranked, equal scores in reading order.
     return_pooled_output: whether `pooled_output` is computed.
 
   Outputs: a dict of
@@ -65,8 +67,8 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     max_sequence_length: longest S; length of the position table.
     type_vocab_size: number of token types.
     inner_dim: width of the feed-forward layers.
-    inner_activation: activation of the feed-forward layers, a function or a
-      Model Garden name; its 'gelu' is the tanh approximation.
+    inner_activation: activation of the feed-forward layers; the Model Garden's
+      gelu is the tanh approximation.
     output_dropout: dropout rate of embeddings and of residual branches.
     attention_dropout: dropout rate of attention probabilities.
     initializer: initializer of all kernels and embeddings.
@@ -96,7 +98,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
       max_sequence_length: int = 512,
       type_vocab_size: int = 16,
       inner_dim: int = 3072,
-      inner_activation='gelu',
+      inner_activation=activations.gelu,
       output_dropout: float = 0.1,
       attention_dropout: float = 0.1,
       token_keep_k: int | None = None,
@@ -116,7 +118,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     if initializer is None:
       initializer = tf_keras.initializers.TruncatedNormal(stddev=0.02)
     initializer = tf_keras.initializers.get(initializer)
-    activation = tf_utils.get_activation(inner_activation)
+    activation = tf_keras.activations.get(inner_activation)
     self._config = {
         'vocab_size': vocab_size,
         'hidden_size': hidden_size,
@@ -231,7 +233,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
         inputs['input_word_ids'], training, drop_tokens, token_keep_k)
     order_seed, dropout_seeds = self._seeds(training, seed)
     # 1., 2. Sort the integers: ids, types, mask and positions.
-    features, order = self._sort(inputs, keep_k, training, order_seed)
+    features, order = self._sort(inputs, keep_k, order_seed)
     # 3. Embed in that order.
     rows = self._embed(features, order, dropout_seeds[0])
     bias = self._attention_bias(features['input_mask'])
@@ -282,12 +284,12 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     dropout_seed = random_seeds.per_replica_seed(dropout_seed)
     return order_seed, random_seeds.split_seed(dropout_seed, num_seeds)
 
-  def _sort(self, inputs, keep_k, training, seed):
+  def _sort(self, inputs, keep_k, seed):
     """Returns the inputs, most important token first, and the order [B, S]."""
     if keep_k is None:
       return inputs, None
     scores = self._token_importance(inputs['input_word_ids'])
-    order = self._token_order(scores, training=training, seed=seed)
+    order = self._token_order(scores, seed=seed)
     features = {
         name: tf.gather(inputs[name], order, batch_dims=1)
         for name in ('input_word_ids', 'input_mask', 'input_type_ids')}

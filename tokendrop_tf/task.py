@@ -102,6 +102,11 @@ class TokenDropPretrainingTask(base_task.Task):
         params.vocabulary.path, lower_case=params.vocabulary.lower_case)
 
   @property
+  def vocabulary(self) -> vocabulary_lib.Vocabulary:
+    """The vocabulary that the model's ids refer to."""
+    return self._vocabulary
+
+  @property
   def _drops(self) -> bool:
     return self.task_config.token_drop.policy != 'none'
 

@@ -21,11 +21,11 @@ class TokenOrder(tf_keras.layers.Layer):
   whose first K are a sample without replacement with weights score ** (1 / t)
   (Gumbel top-K; Kool, van Hoof and Welling, 2019, arXiv 1903.06059). Infinite
   scores are pins and sort first or last in either form. Equal scores are
-  ordered at random while training, by position otherwise.
+  ordered at random: at the start of training all ordinary tokens tie.
 
-  Inputs: `scores`, float32 [B, S], in nats; `training`; `seed`, int32 [2], the
-  same on every replica. Without a seed, or not training, nothing is drawn
-  except by `temperature`, whose sample then follows from a fixed seed.
+  Inputs: `scores`, float32 [B, S], in nats; `seed`, int32 [2], the same on every
+  replica, from which all that is random follows; without one, positions are
+  ranked and equal scores keep their reading order, whatever the temperature.
 
   Output: int32 [B, S], a permutation of the positions of each sequence.
 
@@ -48,15 +48,13 @@ class TokenOrder(tf_keras.layers.Layer):
           f'Received: temperature={temperature}. Set token_drop.temperature.')
     self._temperature = temperature
 
-  def call(self, scores, training=False, seed=None):
+  def call(self, scores, seed=None):
     if seed is None:
-      seed = random_seeds.draw_seed() if training else tf.zeros([2], tf.int32)
+      return tf.argsort(scores, direction='DESCENDING', stable=True)
     tie_seed, sample_seed = random_seeds.split_seed(seed, 2)
     keys = scores
     if self._temperature > 0.0:
       keys = self._sampling_keys(scores, sample_seed)
-    if not training:
-      return tf.argsort(keys, direction='DESCENDING', stable=True)
     return self._argsort_with_random_ties(keys, tie_seed)
 
   def _sampling_keys(self, scores, seed):
