@@ -283,6 +283,29 @@ def validate_experiment(params):
   _check_batches(params, _known_replicas(params.runtime))
 
 
+def validate_validation_source(params):
+  """Checks that validation reads documents that training does not.
+
+  Raises:
+    errors.ConfigurationError: if it has no source of its own and no held-out
+      documents.
+  """
+  train, validation = params.task.train_data, params.task.validation_data
+  has_source = bool(validation.input_path or validation.tfds_name)
+  if validation.held_out_documents and (
+      validation.held_out_documents != train.held_out_documents):
+    raise errors.ConfigurationError(
+        'validation_data.held_out_documents must equal '
+        'train_data.held_out_documents. Received: '
+        f'{validation.held_out_documents} and {train.held_out_documents}. '
+        'Leave validation_data.held_out_documents unset.')
+  if not has_source and not validation.held_out_documents:
+    raise errors.ConfigurationError(
+        'Validation needs documents that training does not read. Received: '
+        'neither validation_data.input_path nor validation_data.tfds_name nor '
+        'train_data.held_out_documents. Set one, or pass --mode=train.')
+
+
 def validate_replicas(params, num_replicas):
   """Checks, once the devices are known, that they share the batches evenly.
 

@@ -19,6 +19,7 @@ from tokendrop_tf import configs
 from tokendrop_tf import errors
 
 PRETRAINING = 'token_drop_bert/pretraining'
+EXPERIMENTS = (PRETRAINING,)
 SECTION_MODULE = 'tokendrop_tf'
 
 _SECTIONS = {}

@@ -86,6 +86,11 @@ def find_config_file(name, including_file=None):
       f'{", ".join(known)}.')
 
 
+def clear():
+  """Forgets all bindings."""
+  gin.clear_config()
+
+
 def parse(files, bindings, sections, allow_imports=False):
   """Binds all statements of `files`, then of `bindings`, in gin.
 
@@ -104,7 +109,7 @@ def parse(files, bindings, sections, allow_imports=False):
   Example:
     parse(['quickstart.gin'], ['trainer.train_steps = 10'], sections)
   """
-  gin.clear_config()
+  clear()
   reader = _Reader(sections, allow_imports)
   for name in files:
     reader.read_file(find_config_file(name))
@@ -141,7 +146,8 @@ class _Reader:
     for statement in self._statements(text, source):
       place = f'{_short(source)}:{statement.location.line_num}'
       if source == BINDINGS_PLACE:
-        place = f'{BINDINGS_PLACE}="{text.strip()}"'
+        line = text.splitlines()[statement.location.line_num - 1].strip()
+        place = f'{BINDINGS_PLACE}="{line}"'
       self._obey(statement, source, place)
 
   def _statements(self, text, source):

@@ -1,44 +1,66 @@
-"""Pretrains BERT with token dropping, configured by gin."""
+"""Pretrains BERT with token dropping, configured by gin.
 
-import os
+  python -m tokendrop_tf.train --gin_file=gin_configs/wikipedia.gin \\
+      --gin_params="TRAIN_TEXT = 'wiki/train*.txt.gz'" --model_dir=runs/wikipedia
+
+The same command again goes on after the newest checkpoint. Without --gin_file
+the settings are those that the run in --model_dir began with:
+
+  python -m tokendrop_tf.train --mode=eval --model_dir=runs/wikipedia
+"""
+
+import time
 
 from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
-from tokendrop_tf import configs
-from tokendrop_tf import errors
-from tokendrop_tf import experiments
-from tokendrop_tf import gin_support
-from tokendrop_tf import progress
-from tokendrop_tf import runner as runner_lib
-from tokendrop_tf import task  # noqa: F401  (registers the task)
+
+# isort: split
+import tensorflow as tf
+from official.core import exp_factory
+
+from tokendrop_tf import (
+  configs,
+  experiments,
+  gin_support,
+  progress,
+  run_folder,
+  runner,
+)
+from tokendrop_tf import task as _  # noqa: F401  (registers the task)
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
-from official.core import exp_factory
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 
 
 def main(arguments):
-  """Runs the command; see `--help`."""
+  """Runs the command.
+
+  Args:
+    arguments: list of str, the flags; see `--help`.
+
+  Raises:
+    errors.UserError: for anything that the user can put right.
+    command_line.Interrupted: on Ctrl-C, once training has begun.
+  """
   flags = parse_flags(arguments)
-  bindings = gin_support.parse(
-      flags.gin_file, flags.gin_params, experiments.sections(),
-      flags.allow_gin_imports)
-  gin_support.check_macros(bindings)
-  params = exp_factory.get_exp_config(flags.experiment)
-  gin_support.check_all_used(bindings)
-  vocabulary = vocabulary_lib.Vocabulary.from_file(
-      params.task.vocabulary.path, params.task.vocabulary.lower_case)
-  if not params.task.model.vocab_size:
-    params.task.model.vocab_size = vocabulary.size
-  configs.validate_experiment(params)
+  # 1. gin in, one tree out; nothing that was bound is ignored.
+  params, gin_text = read_configuration(flags)
+  # 2. Every rule, before anything is computed or written.
+  check_configuration(params, flags)
   params.lock()
-  os.makedirs(flags.model_dir, exist_ok=True)
-  runner_lib.configure_devices(params.runtime)
-  strategy = runner_lib.create_strategy(params.runtime)
-  report = progress.Report(params, flags.model_dir)
-  runner = runner_lib.create_runner(
-      params, flags.mode, flags.model_dir, strategy, report)
-  runner.run()
+  # 3. The devices, then the data: the first to touch TensorFlow decides them.
+  runner.configure_devices(params.runtime)
+  label_entropy = check_data(params, flags.mode)
+  strategy = runner.create_strategy(params.runtime)
+  configs.validate_replicas(params, strategy.num_replicas_in_sync)
+  # 4. What is about to run, on disk before the first step.
+  is_chief = strategy.extended.should_save_summary
+  if 'train' in flags.mode and is_chief:
+    run_folder.save_configuration(params, gin_text, flags.model_dir)
+  # 5. The run.
+  report = progress.Report(
+      params, flags.model_dir, 'train' in flags.mode, is_chief, label_entropy)
+  run(params, flags, strategy, report, label_entropy)
 
 
 def parse_flags(arguments):
@@ -46,13 +68,117 @@ def parse_flags(arguments):
       prog='python -m tokendrop_tf.train', description=__doc__)
   parser.add_argument(
       '--experiment', default=experiments.PRETRAINING,
-      help='Registered experiment (default: %(default)s).')
-  parser.add_argument('--mode', choices=MODES, default='train_and_eval')
-  parser.add_argument('--model_dir', required=True)
-  parser.add_argument('--gin_file', action='append', default=[])
-  parser.add_argument('--gin_params', action='append', default=[])
-  parser.add_argument('--allow_gin_imports', action='store_true')
+      choices=experiments.EXPERIMENTS,
+      help='What to run (default: %(default)s).')
+  parser.add_argument(
+      '--mode', default='train_and_eval', choices=MODES,
+      help='eval reads the newest checkpoint of --model_dir, continuous_eval '
+      'every new one while a training writes them (default: %(default)s).')
+  parser.add_argument(
+      '--model_dir', required=True,
+      help='Folder of checkpoints, settings, metrics and TensorBoard files; '
+      'a path or gs://...')
+  parser.add_argument(
+      '--gin_file', action='append', default=[], metavar='FILE',
+      help='A gin file: a path, or the name of a packaged one, such as '
+      'base_512.gin. May be repeated; later ones win.')
+  parser.add_argument(
+      '--gin_params', action='append', default=[], metavar='"A.B = C"',
+      help='gin bindings, after the files. May be repeated.')
+  parser.add_argument(
+      '--allow_gin_imports', action='store_true',
+      help='Obey import statements in gin files; they run code.')
   return parser.parse_args(arguments)
+
+
+def read_configuration(flags):
+  """Returns the experiment's tree and the gin text that gives it again.
+
+  Without gin flags both come from `model_dir`; with `--gin_params` only, these
+  are applied to the gin text of `model_dir`.
+  """
+  files = list(flags.gin_file)
+  if not files and run_folder.has_configuration(flags.model_dir):
+    if not flags.gin_params:
+      gin_support.clear()
+      return run_folder.load_params(flags.experiment, flags.model_dir), ''
+    files = [run_folder.gin_file(flags.model_dir)]
+  bindings = gin_support.parse(
+      files, flags.gin_params, experiments.sections(), flags.allow_gin_imports)
+  gin_support.check_macros(bindings)
+  params = exp_factory.get_exp_config(flags.experiment)
+  gin_support.check_all_used(bindings)
+  return params, gin_support.operative_config()
+
+
+def check_configuration(params, flags):
+  """Checks the tree by itself, against the vocabulary, and against the folder.
+
+  Fills in `model.vocab_size`.
+  """
+  configs.validate_experiment(params)
+  if 'eval' in flags.mode:
+    configs.validate_validation_source(params)
+  configs.resolve_vocabulary(
+      params, vocabulary_lib.Vocabulary.from_file(
+          params.task.vocabulary.path, params.task.vocabulary.lower_case))
+  if 'train' in flags.mode:
+    run_folder.check_writable(flags.model_dir)
+    run_folder.check_unchanged(params, flags.model_dir)
+    run_folder.check_init_checkpoint(params.task.init_checkpoint)
+  elif run_folder.has_configuration(flags.model_dir):
+    run_folder.check_same_model(params, flags.model_dir)
+  if flags.mode == 'eval':
+    run_folder.require_checkpoint(flags.model_dir)
+
+
+def check_data(params, mode):
+  """Checks the data that `mode` reads.
+
+  Returns:
+    The unigram entropy of the validation labels in nats, or `None` where
+    nothing is validated.
+  """
+  task = params.task
+  if not hasattr(loader, 'check_dataset'):  # TODO: remove
+    return None
+  if 'train' in mode:
+    loader.check_dataset(task.train_data, task.vocabulary)
+  if 'eval' not in mode:
+    return None
+  loader.check_dataset(task.validation_data, task.vocabulary)
+  return loader.label_entropy(task.validation_data, task.vocabulary)
+
+
+def run(params, flags, strategy, report, label_entropy):
+  """Trains or evaluates, with a block before and after."""
+  began = time.monotonic()
+  model_dir, mode = flags.model_dir, flags.mode
+  experiment = runner.create_runner(
+      params, mode, model_dir, strategy, report)
+  first_step = int(experiment.trainer.global_step.numpy())
+  report.begin(first_step)
+  report.show(progress.start_block(
+      params, mode, model_dir,
+      sum(variable.shape.num_elements()
+          for variable in experiment.trainer.model.trainable_variables),
+      strategy.num_replicas_in_sync, first_step, label_entropy))
+  try:
+    runner.run_loops(experiment)
+  except KeyboardInterrupt:
+    report.interrupt()
+    raise command_line.Interrupted(_where_it_stopped(model_dir)) from None
+  report.show(progress.end_block(
+      params, mode, model_dir, int(experiment.trainer.global_step.numpy()),
+      time.monotonic() - began, report.last_validation, label_entropy))
+
+
+def _where_it_stopped(model_dir):
+  checkpoint = tf.train.latest_checkpoint(model_dir)
+  if not checkpoint:
+    return 'No checkpoint had been written yet.'
+  return (f'The last checkpoint is {checkpoint}; the same command goes on from '
+          'there.')
 
 
 def console_main():

@@ -1,0 +1,242 @@
+"""What a run keeps in its `model_dir` beside checkpoints and summaries.
+
+`params.yaml` is the whole experiment tree and `config.gin` the gin text that
+gives it again; both are written before the first step. A run goes on only under
+the tree that it began with.
+"""
+
+import os
+
+import tensorflow as tf
+import yaml
+from official.core import exp_factory
+
+from tokendrop_tf import errors
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+
+PARAMS_FILE = 'params.yaml'
+GIN_FILE = 'config.gin'
+
+# What may differ when a run goes on: it changes no step's result, except by the
+# rounding of other devices. `trainer.train_steps` is not among them: it is the
+# length of the learning-rate schedule.
+_MAY_CHANGE = (
+    'trainer.checkpoint_interval',
+    'trainer.continuous_eval_timeout',
+    'trainer.max_to_keep',
+    'trainer.steps_per_loop',
+    'trainer.summary_interval',
+    'trainer.validation_interval',
+    'runtime.',
+)
+_MUST_STAY = ('runtime.mixed_precision_dtype',)
+_MODEL_KEYS = ('task.model.', 'task.token_drop.', 'task.vocabulary.')
+
+
+def check_writable(model_dir):
+  """Creates `model_dir` if needed and checks that files can be made in it.
+
+  Raises:
+    errors.ConfigurationError: if it is a file or cannot be written.
+  """
+  probe = os.path.join(model_dir, f'.writable-{os.getpid()}')
+  try:
+    if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
+      raise errors.ConfigurationError(
+          f'--model_dir must be a folder. Received: {model_dir}, which is a '
+          'file. Pass another --model_dir.')
+    tf.io.gfile.makedirs(model_dir)
+    with tf.io.gfile.GFile(probe, 'w') as file:
+      file.write('')
+    tf.io.gfile.remove(probe)
+  except tf.errors.OpError as error:
+    raise errors.ConfigurationError(
+        f'--model_dir must be a folder that can be written. Received: '
+        f'{model_dir}: {error.message}. Pass another --model_dir.') from error
+
+
+def has_configuration(model_dir) -> bool:
+  """Returns whether a run has begun in `model_dir`."""
+  return tf.io.gfile.exists(os.path.join(model_dir, PARAMS_FILE))
+
+
+def load_params(experiment, model_dir):
+  """Returns the tree that the run in `model_dir` was started with.
+
+  Args:
+    experiment: name of a registered experiment.
+    model_dir: folder of a run.
+
+  Returns:
+    An `ExperimentConfig`, not locked.
+
+  Raises:
+    errors.ConfigurationError: without a readable `params.yaml` of that
+      experiment.
+  """
+  params = exp_factory.get_exp_config(experiment)
+  try:
+    params.override(_read_tree(model_dir), is_strict=True)
+  except KeyError as error:
+    raise errors.ConfigurationError(
+        f'{PARAMS_FILE} must belong to the experiment {experiment}. Received: '
+        f'{model_dir}: {error.args[0]}. Pass another --model_dir or '
+        '--experiment.') from error
+  return params
+
+
+def check_unchanged(params, model_dir):
+  """Refuses to go on with a run under another configuration.
+
+  Args:
+    params: the tree that is about to run.
+    model_dir: where it is to run.
+
+  Raises:
+    errors.ConfigurationError: listing every key that differs, old and new.
+  """
+  if not has_configuration(model_dir):
+    checkpoint = tf.train.latest_checkpoint(model_dir)
+    if checkpoint:
+      raise errors.ConfigurationError(
+          f'--model_dir must be empty or hold a run with its {PARAMS_FILE}. '
+          f'Received: {model_dir}, which has the checkpoint '
+          f'{os.path.basename(checkpoint)} but no {PARAMS_FILE}. Pass another '
+          '--model_dir.')
+    return
+  differences = _differences(params, model_dir, _is_fixed)
+  if differences:
+    raise errors.ConfigurationError(
+        f'A run goes on only with the settings it began with. {model_dir} has '
+        f'others:\n{_table(differences)}\n'
+        f'Go on with the old settings: python -m tokendrop_tf.train '
+        f'--model_dir={model_dir}\nOr start anew with the new ones in another '
+        '--model_dir.' + _about_train_steps(differences, model_dir))
+
+
+def check_same_model(params, model_dir):
+  """Refuses to evaluate a checkpoint under another model or vocabulary."""
+  differences = _differences(
+      params, model_dir, lambda key: key.startswith(_MODEL_KEYS))
+  if differences:
+    raise errors.ConfigurationError(
+        f'An evaluation needs the model of {model_dir}. Received another:\n'
+        f'{_table(differences)}\nLeave --gin_file out to evaluate with the '
+        'settings of the training.')
+
+
+def save_configuration(params, gin_text, model_dir):
+  """Writes `params.yaml` and, unless it is empty, `config.gin`."""
+  tree = yaml.safe_dump(_plain(params.as_dict()), sort_keys=True)
+  vocabulary_lib.write_whole_file(os.path.join(model_dir, PARAMS_FILE), tree)
+  if gin_text:
+    vocabulary_lib.write_whole_file(os.path.join(model_dir, GIN_FILE), gin_text)
+
+
+def require_checkpoint(model_dir) -> str:
+  """Returns the newest checkpoint's path.
+
+  Raises:
+    errors.ConfigurationError: if there is none.
+  """
+  checkpoint = tf.train.latest_checkpoint(model_dir)
+  if not checkpoint:
+    raise errors.ConfigurationError(
+        f'--model_dir must hold a checkpoint. Received: {model_dir}, which has '
+        'none. Train first, or pass another --model_dir.')
+  return checkpoint
+
+
+def gin_file(model_dir) -> str:
+  """Returns the path of the gin text that the run in `model_dir` began with.
+
+  Raises:
+    errors.ConfigurationError: if there is none.
+  """
+  path = os.path.join(model_dir, GIN_FILE)
+  if not tf.io.gfile.exists(path):
+    raise errors.ConfigurationError(
+        f'--gin_params without --gin_file needs {path}, which does not exist. '
+        'Pass --gin_file.')
+  return path
+
+
+def check_init_checkpoint(path):
+  """Checks that `pretraining.init_checkpoint` is there, unless it is empty."""
+  found = not path or tf.io.gfile.exists(f'{path}.index') or (
+      tf.io.gfile.isdir(path) and tf.train.latest_checkpoint(path))
+  if not found:
+    raise errors.ConfigurationError(
+        'pretraining.init_checkpoint must be a checkpoint, or a folder with '
+        f'one. Received: {path}. Set pretraining.init_checkpoint.')
+
+
+def _read_tree(model_dir):
+  path = os.path.join(model_dir, PARAMS_FILE)
+  if not tf.io.gfile.exists(path):
+    raise errors.ConfigurationError(
+        f'--model_dir must hold a run, with its {PARAMS_FILE}. Received: '
+        f'{model_dir}, which has none. Pass another --model_dir, or the '
+        'settings by --gin_file.')
+  try:
+    with tf.io.gfile.GFile(path, 'r') as file:
+      tree = yaml.safe_load(file.read())
+  except (yaml.YAMLError, UnicodeDecodeError) as error:
+    raise errors.ConfigurationError(
+        f'{PARAMS_FILE} must be YAML, as it was written. Received: {path}: '
+        f'{error}. Restore the file, or pass another --model_dir.') from error
+  if not isinstance(tree, dict):
+    raise errors.ConfigurationError(
+        f'{PARAMS_FILE} must hold an experiment tree. Received: {path}, which '
+        'does not. Restore the file, or pass another --model_dir.')
+  return tree
+
+
+def _differences(params, model_dir, is_compared):
+  """Returns (key, old, new) for every key that is compared and differs."""
+  old = dict(_flatten(_read_tree(model_dir)))
+  new = dict(_flatten(_plain(params.as_dict())))
+  absent = '(absent)'
+  return [
+      (key, old.get(key, absent), new.get(key, absent))
+      for key in sorted(old.keys() | new.keys())
+      if is_compared(key) and old.get(key, absent) != new.get(key, absent)]
+
+
+def _is_fixed(key):
+  return key in _MUST_STAY or not key.startswith(_MAY_CHANGE)
+
+
+def _table(differences):
+  return '\n'.join(
+      f'  {key}: {old!r} there, {new!r} now' for key, old, new in differences)
+
+
+def _about_train_steps(differences, model_dir):
+  if 'trainer.train_steps' not in [key for key, _, _ in differences]:
+    return ''
+  checkpoint = tf.train.latest_checkpoint(model_dir)
+  if not checkpoint:
+    return ''
+  return (
+      '\ntrainer.train_steps is the length of the learning-rate schedule, so it '
+      'cannot be extended in place; a new run can begin with these weights:\n'
+      f'  --gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"')
+
+
+def _plain(value):
+  """Turns tuples into lists, which is what YAML has."""
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  return value
+
+
+def _flatten(tree, prefix=''):
+  """Yields ('task.model.num_layers', 12), ..."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from _flatten(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
