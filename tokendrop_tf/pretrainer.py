@@ -96,6 +96,17 @@ class TokenDropPretrainer(tf_keras.Model):
     return head.out_proj(features)
 
   @property
+  def pretraining_variables(self) -> list[tf.Variable]:
+    """Trainable variables that a pretraining loss reaches.
+
+    The encoder's pooler is for fine-tuning; the heads have their own. Without a
+    gradient it must not decay either.
+    """
+    pooler = {
+        id(v) for v in self.encoder_network.pooler_layer.trainable_variables}
+    return [v for v in self.trainable_variables if id(v) not in pooler]
+
+  @property
   def checkpoint_items(self):
     """Items that the Model Garden's checkpoints hold beside the model."""
     items = {'encoder': self.encoder_network, 'masked_lm': self.masked_lm}

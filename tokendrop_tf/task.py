@@ -141,6 +141,14 @@ class TokenDropPretrainingTask(base_task.Task):
             stddev=model_config.initializer_range),
         name=NEXT_SENTENCE)]
 
+  @classmethod
+  def create_optimizer(cls, *args, **kwargs):
+    """Returns the optimizer of the Model Garden's factory."""
+    optimizer = super().create_optimizer(*args, **kwargs)
+    # The step reads the counter: it must exist before a replica's first trace.
+    _ = optimizer.iterations
+    return optimizer
+
   def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
     """Returns batches of the Model Garden's v2 pretraining features."""
     return loader.load_dataset(
@@ -171,7 +179,7 @@ class TokenDropPretrainingTask(base_task.Task):
       A dict of `loss`, this replica's share of the global mean loss times the
       number of replicas, float32.
     """
-    step = optimizer.iterations
+    step = tf.identity(optimizer.iterations)
     # 1. Forward and backward, with or without dropping in this step.
     loss, slots, gradients = self._forward_backward(inputs, model, step)
     # 2. Sum over replicas, clip, update the weights.
@@ -188,7 +196,7 @@ class TokenDropPretrainingTask(base_task.Task):
   def _forward_backward(self, inputs, model, step):
     """Returns the loss, per-slot results and gradients of this step.
 
-    Gradients are dense and in the order of `model.trainable_variables`.
+    Gradients are dense and in the order of `model.pretraining_variables`.
     """
     seed = random_seeds.fold_in(
         tf.constant([self.task_config.seed, 0], tf.int32), step)
@@ -200,9 +208,7 @@ class TokenDropPretrainingTask(base_task.Task):
                         seed=seed)
         slots = self._slot_results(inputs, outputs)
         loss = self._replica_loss(slots, shares)
-      gradients = tape.gradient(
-          loss, model.trainable_variables,
-          unconnected_gradients=tf.UnconnectedGradients.ZERO)
+      gradients = tape.gradient(loss, model.pretraining_variables)
       return loss, slots, [tf.convert_to_tensor(g) for g in gradients]
 
     every = self.task_config.token_drop.full_step_every
@@ -268,7 +274,7 @@ class TokenDropPretrainingTask(base_task.Task):
     if clip_norm > 0.0:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     optimizer.apply_gradients(
-        zip(gradients, model.trainable_variables),
+        zip(gradients, model.pretraining_variables),
         experimental_aggregate_gradients=False)
 
   def _update_metrics(self, metrics, inputs, slots, suffix=''):
@@ -285,10 +291,10 @@ class TokenDropPretrainingTask(base_task.Task):
           slots['sentence_hits'], rows)
 
   def _watch(self, model, loss, step):
-    """Remembers the first step whose loss was not finite."""
+    """Remembers the number, from 1, of the first loss that is not finite."""
     first = model.first_nonfinite_step
     failed = (first < 0) & ~tf.math.is_finite(loss)
-    first.assign(tf.where(failed, tf.cast(step, tf.int64), first))
+    first.assign(tf.where(failed, tf.cast(step, tf.int64) + 1, first))
 
   def validation_step(self, inputs, model, metrics=None):
     """Evaluates on full sequences and, with a dropping policy, with dropping.
