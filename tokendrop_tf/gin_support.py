@@ -244,6 +244,13 @@ class _Delegate(gin.config.ParserDelegate):
     return super().configurable_reference(scoped_selector, evaluate)
 
 
+def required():
+  """Returns the macros and settings that are `%gin.REQUIRED`, sorted list."""
+  return sorted({
+      user for user, reference in _references()
+      if reference.scoped_selector.startswith('gin.REQUIRED/')})
+
+
 def check_macros(bindings):
   """Checks that every macro in use has a value.
 
@@ -253,36 +260,29 @@ def check_macros(bindings):
   """
   config = gin.config._CONFIG  # pylint: disable=protected-access
   defined = {name for name, selector in config if selector == MACRO}
-  required = []
-  for (scope, selector), settings in config.items():
-    owner = scope if selector == MACRO else selector.rsplit('.', 1)[-1]
-    for setting, value in settings.items():
-      name = owner if selector == MACRO else f'{owner}.{setting}'
-      for reference in gin.config.iterate_references({'value': value}):
-        if reference.selector == 'gin.constant':
-          if reference.scoped_selector.startswith('gin.REQUIRED/'):
-            required.append(name)
-        elif reference.selector == MACRO:
-          _check_defined(reference, name, defined, bindings)
-  if required:
-    _raise_required(required)
-
-
-def _check_defined(reference, user, defined, bindings):
-  macro = reference.scoped_selector.rsplit('/', 1)[0]
-  if macro not in defined:
-    place = _last_place(user, bindings)
+  for user, reference in _references():
+    macro = reference.scoped_selector.rsplit('/', 1)[0]
+    if reference.selector == MACRO and macro not in defined:
+      raise errors.ConfigurationError(
+          f'{_last_place(user, bindings)}: {user} uses the macro %{macro}, '
+          f'which has no value.{command_line.did_you_mean(macro, defined)} Set '
+          f'it with --gin_params="{macro} = ...".')
+  if required():
+    lines = [f'  --gin_params="{name} = ..."' for name in required()]
     raise errors.ConfigurationError(
-        f'{place}: {user} uses the macro %{macro}, which has no value.'
-        f'{command_line.did_you_mean(macro, defined)} Set it with '
-        f'--gin_params="{macro} = ...".')
+        'The gin file leaves these for you to set (its first lines say what '
+        'each is):\n' + '\n'.join(lines))
 
 
-def _raise_required(names):
-  lines = [f'  --gin_params="{name} = ..."' for name in sorted(set(names))]
-  raise errors.ConfigurationError(
-      'The gin file leaves these for you to set (its first lines say what '
-      'each is):\n' + '\n'.join(lines))
+def _references():
+  """Yields (name of the macro or setting, what its value refers to)."""
+  config = gin.config._CONFIG  # pylint: disable=protected-access
+  for (scope, selector), settings in config.items():
+    for setting, value in settings.items():
+      section = selector.rsplit('.', 1)[-1]
+      user = scope if selector == MACRO else f'{section}.{setting}'
+      for reference in gin.config.iterate_references({'value': value}):
+        yield user, reference
 
 
 def check_all_used(bindings):
