@@ -1,0 +1,104 @@
+# make quickstart   train BERT twice, plainly and with token dropping, and compare
+# make test         lint, then every test
+# make help         everything else
+#
+# Each installs what it needs into .venv first; only the first call takes long.
+# PYTHON=/path/to/python3.12 chooses the Python of a .venv that is yet to be made.
+
+PYTHON ?=
+CORPUS ?=
+OUTPUT ?=
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/installed.stamp
+INSTALL_LOG := $(VENV)/install.log
+
+PIP_INSTALL := $(VENV_PYTHON) -m pip install --progress-bar off \
+  --disable-pip-version-check
+
+# The shell expands this: the first Python of the supported range that can make
+# virtual environments.
+PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
+PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint format constraints wheel clean
+
+help:
+	@echo 'make quickstart   train twice, plainly and with token dropping, and compare'
+	@echo "                  CORPUS='texts/*.txt.gz'  on your own text"
+	@echo '                  QUICKSTART_MINUTES=60    a longer, better run (default 10)'
+	@echo '                  OUTPUT=runs/mine         where it lies (default runs/quickstart)'
+	@echo 'make test         lint, then every test'
+	@echo 'make lint         lint and formatting only;  make format  puts them right'
+	@echo 'make install      only make $(VENV);  PYTHON=...  chooses the Python'
+	@echo 'make wheel        build the package into dist/'
+	@echo 'make constraints  resolve constraints.txt anew'
+	@echo 'make clean        remove $(VENV) and build folders; runs/ stays'
+
+install: $(STAMP)
+
+# What pip prints goes to a log; when it fails, the end of it is shown.
+$(STAMP): setup.py pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(VENV_PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  chosen=''; \
+	  for candidate in $(if $(PYTHON),"$(PYTHON)",$(PYTHON_CANDIDATES)); do \
+	    if "$$candidate" -c '$(PYTHON_CHECK)' >/dev/null 2>&1; then \
+	      chosen="$$candidate"; break; \
+	    fi; \
+	  done; \
+	  if [ -z "$$chosen" ]; then \
+	    echo 'A Python from 3.10 to 3.13 with the venv and ensurepip modules is needed.' >&2; \
+	    echo 'Tried: $(or $(PYTHON),$(PYTHON_CANDIDATES)).' >&2; \
+	    echo 'Install one (on Debian and Ubuntu: python3 and python3-venv), or name it:' >&2; \
+	    echo '  make PYTHON=/path/to/python3.12 $(or $(MAKECMDGOALS),install)' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$("$$chosen" -c 'import platform, sys; print("Python", platform.python_version(), "at", sys.executable)')."; \
+	  "$$chosen" -m venv --clear $(VENV); \
+	fi; \
+	echo 'Installing the packages pinned in constraints.txt into $(VENV): about 3 GB, some'; \
+	echo 'minutes, only this once. Watch it with: tail -f $(INSTALL_LOG)'; \
+	if ! { $(PIP_INSTALL) --constraint constraints.txt pip setuptools wheel && \
+	    $(PIP_INSTALL) --constraint constraints.txt \
+	      --build-constraint constraints.txt --editable '.[dev]'; \
+	    } >$(INSTALL_LOG) 2>&1; then \
+	  grep -v '^WARNING: Location' $(INSTALL_LOG) | tail -n 30 >&2; \
+	  echo 'The installation failed: pip said why above, and all in $(INSTALL_LOG).' >&2; \
+	  exit 1; \
+	fi; \
+	touch $(STAMP); \
+	echo 'Installed.'
+
+quickstart: $(STAMP)
+	@$(VENV_PYTHON) tools/quickstart.py $(if $(CORPUS),--corpus='$(CORPUS)') $(if $(OUTPUT),--output='$(OUTPUT)')
+
+test: $(STAMP)
+	@$(VENV_PYTHON) -m ruff check --quiet .
+	@$(VENV_PYTHON) -m pytest
+
+lint: $(STAMP)
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+
+format: $(STAMP)
+	@$(VENV_PYTHON) -m ruff check --fix .
+	@$(VENV_PYTHON) -m ruff format .
+
+wheel: $(STAMP)
+	@$(VENV_PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+constraints: $(STAMP)
+	@$(PIP_INSTALL) -q uv
+	@echo '# Every version that make installs, for Python 3.10 to 3.13.' > constraints.new
+	@echo '# Written by: make constraints' >> constraints.new
+	@$(VENV_PYTHON) -m uv pip compile --quiet --universal --python-version 3.10 \
+	  --no-header --no-annotate --extra dev setup.py >> constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

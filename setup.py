@@ -1,0 +1,89 @@
+"""Packaging: what is installed, which versions fit, which commands appear.
+
+The ranges below say what the code is written for. `constraints.txt` pins one
+set of versions inside them; `make constraints` resolves it anew.
+"""
+
+import pathlib
+import re
+import shutil
+
+import setuptools
+from setuptools.command import build_py
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+INSTALL_REQUIRES = [
+  'gin-config>=0.5,<0.6',
+  # tensorflow 2.20 was built and tested with numpy up to 2.4.
+  'numpy>=2.1,<2.5',
+  'PyYAML>=6.0',
+  # The Model Garden's TF Hub modules import pkg_resources, gone from 81 on.
+  'setuptools<81',
+  'tensorflow>=2.20,<2.21',
+  'tensorflow-datasets>=4.9.9',
+  'tensorflow-text>=2.20,<2.21',
+  'tf-keras>=2.20,<2.21',
+  'tf-models-official>=2.20,<2.21',
+  'tokenizers>=0.21',
+  'tqdm>=4.66',
+]
+
+EXTRAS_REQUIRE = {
+  # pip and what builds packages are pinned too, so that a release of theirs
+  # cannot break an installation.
+  'dev': [
+    'pip>=25.3',
+    'pytest>=8.0',
+    'ruff>=0.14',
+    'setuptools-scm>=8.0',
+    'wheel>=0.43',
+  ],
+}
+
+CONSOLE_SCRIPTS = [
+  'tokendrop-train=tokendrop_tf.train:console_main',
+  'tokendrop-quickstart=tokendrop_tf.quickstart:console_main',
+  'tokendrop-build-vocab=tokendrop_tf.data.build_vocab:console_main',
+  'tokendrop-create-pretraining-data='
+  'tokendrop_tf.data.create_pretraining_data:console_main',
+  'tokendrop-fill-mask=tokendrop_tf.fill_mask:console_main',
+]
+
+
+def read_version() -> str:
+  """Returns the version without importing the package."""
+  text = (ROOT / 'tokendrop_tf' / '__init__.py').read_text(encoding='utf-8')
+  return re.search(r"__version__ = '([^']+)'", text).group(1)
+
+
+class BuildWithGinFiles(build_py.build_py):
+  """Copies `gin_configs/` into the built package, where it is looked for."""
+
+  def run(self):
+    super().run()
+    # A checkout that is installed in place keeps them beside the package.
+    if getattr(self, 'editable_mode', False):
+      return
+    target = pathlib.Path(self.build_lib) / 'tokendrop_tf' / 'gin_configs'
+    for source in sorted((ROOT / 'gin_configs').rglob('*.gin')):
+      copy = target / source.relative_to(ROOT / 'gin_configs')
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(source, copy)
+
+
+setuptools.setup(
+  name='tokendrop_tf',
+  version=read_version(),
+  description=(
+    'BERT pretraining with token dropping on the TensorFlow Model Garden'
+  ),
+  license='Apache-2.0',
+  python_requires='>=3.10,<3.14',
+  packages=setuptools.find_packages(include=['tokendrop_tf', 'tokendrop_tf.*']),
+  install_requires=INSTALL_REQUIRES,
+  extras_require=EXTRAS_REQUIRE,
+  cmdclass={'build_py': BuildWithGinFiles},
+  entry_points={'console_scripts': CONSOLE_SCRIPTS},
+  zip_safe=False,
+)
