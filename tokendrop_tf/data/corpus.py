@@ -1,45 +1,121 @@
 """Documents from text files, TFDS or the embedded corpus, as tf.data.
 
 A document is what stands between blank lines of a text file, or one example of
-a TFDS data set.
+a TFDS data set. A corpus is either class below; both have the same methods.
 """
 
 import dataclasses
-import glob
-import os
+import functools
 
 import tensorflow as tf
 
-from tokendrop_tf import configs
-from tokendrop_tf import errors
+from tokendrop_tf import configs, errors
+from tokendrop_tf.data import docstrings, text_files
 
-BYTE_ORDER_MARK = b'\xef\xbb\xbf'
-
-# Lines are joined to documents in batches: per-line work would be the
+# Lines are joined to documents in batches: work per line would be the
 # bottleneck of the whole pipeline.
 _LINES_PER_STEP = 2048
 # Files read side by side in training, so that a window of documents mixes them.
 _FILES_SIDE_BY_SIDE = 8
-# Bytes read to estimate the mean length of a document.
+# Text read to estimate the mean length of a document.
 _SAMPLE_BYTES = 1 << 20
+_SAMPLE_DOCUMENTS = 256
+
+
+def setting_name(config: configs.PretrainingDataConfig, name: str) -> str:
+  """Returns a setting's name with its section, as in a configuration file."""
+  section = 'train_data' if config.is_training else 'validation_data'
+  return f'{section}.{name}'
+
+
+def open_corpus(config: configs.PretrainingDataConfig):
+  """Returns the corpus that a data section names.
+
+  With neither `input_path` nor `tfds_name` it is the embedded one.
+
+  Args:
+    config: the data section; `is_training` says which side of the held-out
+      documents is read.
+
+  Raises:
+    DataError: if it names two sources, or one that does not exist.
+
+  Example:
+    config = configs.PretrainingDataConfig(
+        input_path='wiki/*.txt.gz', is_training=True, held_out_documents=100)
+    for texts in open_corpus(config).documents():
+      print(texts.shape)
+  """
+  input_path = setting_name(config, 'input_path')
+  if config.input_path and config.tfds_name:
+    raise errors.DataError(
+        'A data section must have one source. Received: '
+        f'{input_path}={config.input_path!r} and '
+        f'{setting_name(config, "tfds_name")}={config.tfds_name!r}. Leave one '
+        'of them unset.')
+  held_out = HeldOut(config.held_out_documents, not config.is_training)
+  if config.tfds_name:
+    return TfdsCorpus(
+        config.tfds_name, config.tfds_split, config.tfds_text_feature,
+        config.tfds_data_dir, held_out)
+  if config.input_path:
+    return TextCorpus(
+        text_files.match_files(config.input_path, input_path), held_out)
+  return TextCorpus((docstrings.corpus_path(),), held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """Which documents are read: of every n, one is held out for validation.
+
+  Document d of file f is held out if (f + d) % n == n - 1, both counted from
+  0: the choice depends on neither the order of reading nor other files'
+  lengths.
+
+  Attributes:
+    every: n; 0 holds none out, and both sides read everything.
+    only: reads the held-out documents, or else all others.
+  """
+  every: int = 0
+  only: bool = False
+
+  def select(self, first, texts):
+    """Returns the documents to read, strings [m].
+
+    Args:
+      first: f + d of the first of these documents, int64.
+      texts: consecutive documents of a file, strings [n].
+    """
+    if not self.every:
+      return texts
+    number = first + tf.range(tf.size(texts, tf.int64))
+    is_held_out = number % self.every == self.every - 1
+    return tf.boolean_mask(texts, is_held_out if self.only else ~is_held_out)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextCorpus:
-  """Documents of text files, plain or gzip.
+  """Documents of UTF-8 text files, plain or gzip; a blank line ends one.
 
   Attributes:
-    paths: the files, sorted.
-    held_out_documents: n; document d of file f is held out for validation if
-      (f + d) % n == n - 1. 0 holds none out.
-    held_out: whether the held-out side is read, or the other one.
+    paths: the files.
+    held_out: which documents are read.
   """
   paths: tuple[str, ...]
-  held_out_documents: int = 0
-  held_out: bool = False
+  held_out: HeldOut = HeldOut()
+
+  @property
+  def num_files(self) -> int:
+    return len(self.paths)
+
+  @property
+  def name(self) -> str:
+    """What the corpus is called in messages."""
+    more = f' and {self.num_files - 1} more' if self.num_files > 1 else ''
+    return f'{self.paths[0]}{more}'
 
   def documents(self, file_order=None) -> tf.data.Dataset:
-    """Returns the documents in batches of any size, strings [n].
+    """Returns the documents in batches of any size, strings [n], n >= 0.
 
     Args:
       file_order: int64 [number of files], indices into `paths`, may be a graph
@@ -47,9 +123,9 @@ class TextCorpus:
         the other, in order.
     """
     if file_order is None:
-      indices = tf.data.Dataset.range(len(self.paths))
+      indices = tf.data.Dataset.range(self.num_files)
       return indices.flat_map(self._file_documents)
-    side_by_side = min(_FILES_SIDE_BY_SIDE, len(self.paths))
+    side_by_side = min(_FILES_SIDE_BY_SIDE, self.num_files)
     indices = tf.data.Dataset.from_tensor_slices(file_order)
     return indices.interleave(
         self._file_documents, cycle_length=side_by_side, block_length=1,
@@ -57,40 +133,37 @@ class TextCorpus:
 
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the head of the corpus."""
-    lines = tf.data.Dataset.from_tensor_slices(list(self.paths)).flat_map(
-        _read_lines)
-    total, documents, inside = 0, 0, False
-    for line in lines.as_numpy_iterator():
-      is_text = bool(line.strip())
-      documents += is_text and not inside
-      inside = is_text
-      total += len(line) + 1
-      if total > _SAMPLE_BYTES:
+    total, documents = 0, 0
+    for path in self.paths:
+      head = b''.join(text_files.chunks(path, _SAMPLE_BYTES - total))
+      total += len(head)
+      documents += _count_documents(head)
+      if total >= _SAMPLE_BYTES:
         break
     return max(total // max(documents, 1), 1)
 
-  @property
-  def num_files(self) -> int:
-    return len(self.paths)
+  def num_bytes(self) -> int:
+    """Estimates the size of the unpacked text, both sides together."""
+    return sum(text_files.num_bytes(path) for path in self.paths)
 
   def _file_documents(self, file_index) -> tf.data.Dataset:
-    lines = _read_lines(tf.gather(list(self.paths), file_index))
-    documents = _join_lines(lines)
-    if not self.held_out_documents:
-      return documents.map(lambda first, texts: texts)
+    path = tf.gather(tf.constant(self.paths), file_index)
+    documents = _join_lines(_read_lines(path))
     return documents.map(
-        lambda first, texts: self._one_side(file_index + first, texts))
+        lambda first, texts: self.held_out.select(file_index + first, texts))
 
-  def _one_side(self, first, texts):
-    n = self.held_out_documents
-    is_held_out = (first + tf.range(tf.size(texts, tf.int64))) % n == n - 1
-    return tf.boolean_mask(
-        texts, is_held_out if self.held_out else ~is_held_out)
+
+def _count_documents(text: bytes) -> int:
+  is_text = [bool(line.strip()) for line in text.split(b'\n')]
+  before = [False, *is_text]
+  return sum(
+      is_in and not was_in
+      for is_in, was_in in zip(is_text, before, strict=False))
 
 
 def _read_lines(path) -> tf.data.Dataset:
-  """Returns the lines of one file, CRLF and byte order mark removed."""
-  is_gzip = tf.strings.regex_full_match(path, r'.*\.gz')
+  """Returns the lines of one file, without carriage returns."""
+  is_gzip = tf.strings.regex_full_match(path, r'(?s).*\.gz')
   return tf.data.TextLineDataset(
       path, compression_type=tf.where(is_gzip, 'GZIP', ''),
       buffer_size=1 << 20)
@@ -106,56 +179,104 @@ def _join_lines(lines: tf.data.Dataset) -> tf.data.Dataset:
 
 def _join_step(state, lines):
   unfinished, count = state
+  lines = tf.strings.regex_replace(
+      lines, '^\ufeff', '', replace_global=False)  # Byte order mark.
   is_blank = tf.equal(tf.strings.length(tf.strings.strip(lines)), 0)
   number = tf.cumsum(tf.cast(is_blank, tf.int32))
   texts = tf.strings.unsorted_segment_join(
       tf.boolean_mask(lines, ~is_blank), tf.boolean_mask(number, ~is_blank),
       num_segments=number[-1] + 1, separator='\n')
-  separator = tf.where(
-      tf.logical_and(unfinished != '', texts[0] != ''), '\n', '')
-  head = tf.strings.join([unfinished, separator, texts[0]])
+  joint = tf.where((unfinished != '') & (texts[0] != ''), '\n', '')
+  head = tf.strings.join([unfinished, joint, texts[0]])
   texts = tf.concat([[head], texts[1:]], axis=0)
   complete = tf.boolean_mask(texts[:-1], tf.strings.length(texts[:-1]) > 0)
-  new_count = count + tf.size(complete, tf.int64)
-  return (texts[-1], new_count), (count, complete)
+  return (texts[-1], count + tf.size(complete, tf.int64)), (count, complete)
 
 
-def open_corpus(config: configs.PretrainingDataConfig):
-  """Returns the corpus that a data section names.
+@dataclasses.dataclass(frozen=True)
+class TfdsCorpus:
+  """Documents of a TensorFlow Datasets data set, one an example.
 
-  Raises:
-    DataError: if it names two sources, or files that do not exist.
+  Attributes:
+    tfds_name: name of the data set, with version or configuration if wanted.
+    split: split, e.g. 'train' or 'train[:10%]'.
+    text_feature: name of the string feature.
+    data_dir: folder of TFDS data sets; empty is TFDS's own default.
+    held_out: which documents are read.
   """
-  return TextCorpus(
-      match_files(config.input_path),
-      held_out_documents=config.held_out_documents,
-      held_out=not config.is_training)
+  tfds_name: str
+  split: str
+  text_feature: str = 'text'
+  data_dir: str = ''
+  held_out: HeldOut = HeldOut()
 
+  num_files = 1
 
-def match_files(input_path) -> tuple[str, ...]:
-  """Expands comma-separated globs to sorted file names.
+  def __post_init__(self):
+    self._check_split()
+    self._check_feature()
 
-  Args:
-    input_path: str, or a sequence of str; each a comma-separated list of
-      globs, local or anything that `tf.io.gfile` lists.
+  @property
+  def name(self) -> str:
+    """What the corpus is called in messages."""
+    return f'TFDS {self.tfds_name}, split {self.split}'
 
-  Raises:
-    DataError: if a glob matches no file.
-  """
-  globs = [input_path] if isinstance(input_path, str) else list(input_path)
-  globs = [name.strip() for text in globs for name in text.split(',')]
-  paths = set()
-  for pattern in filter(None, globs):
-    found = [path for path in _glob(pattern) if not tf.io.gfile.isdir(path)]
-    if not found:
+  @functools.cached_property
+  def _builder(self):
+    # Imported here because it takes seconds, which text files need not pay.
+    import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+    try:
+      builder = tfds.builder(self.tfds_name, data_dir=self.data_dir or None)
+      builder.download_and_prepare()
+    except Exception as error:  # pylint: disable=broad-except
+      # Unknown names, no network, full disks: TFDS has no common base class.
+      message = str(error).strip().split('\n')[0]
       raise errors.DataError(
-          'Every glob of the corpus must match a file. Received: '
-          f'{pattern!r}, which matches none. Set input_path.')
-    paths.update(found)
-  return tuple(sorted(paths))
+          'tfds_name must name a data set that TensorFlow Datasets can load. '
+          f'Received: {self.tfds_name!r} in '
+          f'{self.data_dir or "the default folder"}: '
+          f'{type(error).__name__}: {message} Set tfds_name or tfds_data_dir.'
+      ) from error
+    return builder
 
+  def _check_split(self):
+    try:
+      self._builder.info.splits[self.split]
+    except (KeyError, ValueError) as error:
+      raise errors.DataError(
+          f'tfds_split must name a split of {self.tfds_name}. Received: '
+          f'{self.split!r}; there are '
+          f'{", ".join(map(repr, self._builder.info.splits))}. Set tfds_split.'
+      ) from error
 
-def _glob(pattern: str) -> list[str]:
-  if '://' in pattern:
-    return tf.io.gfile.glob(pattern)
-  return glob.glob(os.path.expanduser(pattern), recursive=True)
+  def _check_feature(self):
+    features = self._builder.info.features
+    texts = [name for name in features
+             if features[name].shape == ()
+             and tf.as_dtype(features[name].dtype) == tf.string]
+    if self.text_feature not in texts:
+      raise errors.DataError(
+          f'tfds_text_feature must name a text feature of {self.tfds_name}. '
+          f'Received: {self.text_feature!r}; its text features are '
+          f'{", ".join(map(repr, texts)) or "none"}. Set tfds_text_feature.')
+
+  def documents(self, file_order=None) -> tf.data.Dataset:
+    """Returns the documents in batches of any size, strings [n], n >= 0."""
+    del file_order  # TFDS reads its files in one order.
+    texts = self._texts().batch(_SAMPLE_DOCUMENTS)
+    starts = tf.data.Dataset.counter(step=_SAMPLE_DOCUMENTS)
+    return tf.data.Dataset.zip(starts, texts).map(self.held_out.select)
+
+  def mean_document_bytes(self) -> int:
+    """Estimates the mean length of a document from the first ones."""
+    texts = list(self._texts().take(_SAMPLE_DOCUMENTS).as_numpy_iterator())
+    return max(sum(map(len, texts)) // max(len(texts), 1), 1)
+
+  def num_bytes(self) -> int:
+    """Estimates the size of the text, both sides together."""
+    split = self._builder.info.splits[self.split]
+    return split.num_examples * self.mean_document_bytes()
+
+  def _texts(self) -> tf.data.Dataset:
+    dataset = self._builder.as_dataset(split=self.split, shuffle_files=False)
+    return dataset.map(lambda example: example[self.text_feature])

@@ -13,19 +13,16 @@ import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import masking as masking_lib
-from tokendrop_tf.data import packing
+from tokendrop_tf.data import packing, shuffling
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Rows masked together, in one vectorised step.
-BLOCK_ROWS = 512
+BLOCK_ROWS = 128
 # Text shuffled as a whole. Windows are packed independently of each other.
 _WINDOW_BYTES = 64 << 20
 _MAX_WINDOW_DOCUMENTS = 1 << 16
 # Text tokenised in one step.
 _GROUP_BYTES = 1 << 20
-
-# Salts keep the random numbers of different purposes apart.
-_FILE_SALT, _DOCUMENT_SALT, _ROW_SALT, _MASK_SALT = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +62,14 @@ class ExampleMaker:
     masking = masking_lib.Masking(
         self.vocabulary, config.seq_length, config.max_predictions_per_seq,
         config.mask_rate)
-    return masking(tokens, lengths, self._seed(_MASK_SALT, epoch, block))
+    return masking(tokens, lengths, self._seed(shuffling.MASK_SALT, epoch, block))
 
   def _epoch_blocks(self, epoch, window_documents, group_documents):
     order = self._file_order(epoch)
     documents = self.corpus.documents(order).rebatch(window_documents)
     windows = documents.enumerate().map(
         lambda window, texts: self._shuffled(
-            _DOCUMENT_SALT, epoch, window, texts)).prefetch(1)
+            shuffling.DOCUMENT_SALT, epoch, window, texts)).prefetch(1)
     rows = windows.flat_map(lambda texts: self._rows(texts, group_documents))
     rows = rows.filter(lambda tokens, lengths: tf.size(lengths) > 0)
     if self.config.is_training:
@@ -97,32 +94,22 @@ class ExampleMaker:
   def _shuffled_rows(self, rows, epoch):
     windows = rows.rebatch(max(self.config.shuffle_buffer_size, 1))
     return windows.enumerate().map(
-        lambda window, row: self._shuffled(_ROW_SALT, epoch, window, row))
+        lambda window, row: self._shuffled(shuffling.ROW_SALT, epoch, window, row))
 
   def _shuffled(self, salt, epoch, window, tensors):
-    """Permutes the first axis of `tensors`, the same way in each."""
     if not self.config.is_training:
       return tensors
-    count = tf.shape(tf.nest.flatten(tensors)[0])[0]
-    order = tf.random.experimental.stateless_shuffle(
-        tf.range(count), self._seed(salt, epoch, window), alg='philox')
-    return tf.nest.map_structure(
-        lambda tensor: tf.gather(tensor, order), tensors)
+    return shuffling.shuffled(tensors, self._seed(salt, epoch, window))
 
   def _file_order(self, epoch):
     if not self.config.is_training or self.corpus.num_files == 1:
       return None
-    return tf.random.experimental.stateless_shuffle(
-        tf.range(self.corpus.num_files, dtype=tf.int64),
-        self._seed(_FILE_SALT, epoch, 0), alg='philox')
+    files = tf.range(self.corpus.num_files, dtype=tf.int64)
+    return shuffling.shuffled(
+        files, self._seed(shuffling.FILE_SALT, epoch, 0))
 
   def _seed(self, salt, epoch, number):
-    """Returns int32 [2] that follows from the seed and these three."""
-    seed = tf.constant([self.config.seed, salt], tf.int32)
-    for part in (epoch, number):
-      seed = tf.random.fold_in(
-          seed, tf.cast(part, tf.int32), alg='philox')
-    return seed
+    return shuffling.seed(self.config.seed, salt, epoch, number)
 
   def _window_and_group_documents(self) -> tuple[int, int]:
     mean_bytes = self.corpus.mean_document_bytes()

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples
+from tokendrop_tf.data import examples, records, text_files
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 
@@ -40,18 +40,32 @@ def load_dataset(
   """
   words = vocabulary_lib.Vocabulary.from_file(
       vocabulary.path, vocabulary.lower_case)
-  corpus = corpus_lib.open_corpus(config)
-  maker = examples.ExampleMaker(corpus, words, config)
   context = input_context or tf.distribute.InputContext()
+  make_blocks = _recorded if records.reads_records(config) else _live
+  blocks = make_blocks(config, words, context)
+  batches = _batch(blocks, config, context, words.pad_id)
+  batches = batches.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
+  return batches.with_options(_options())
+
+
+def _recorded(config, words, context) -> tf.data.Dataset:
+  """Returns blocks of examples from TFRecords."""
+  del words
+  paths = text_files.match_files(
+      config.input_path, corpus_lib.setting_name(config, 'input_path'))
+  reader = records.RecordReader(paths, config)
+  return reader.blocks(_num_epochs(config), context)
+
+
+def _live(config, words, context) -> tf.data.Dataset:
+  """Returns blocks of examples made from text."""
+  maker = examples.ExampleMaker(corpus_lib.open_corpus(config), words, config)
   blocks = maker.blocks(0, _num_epochs(config))
   if config.is_training:
     blocks = blocks.shard(
         context.num_input_pipelines, context.input_pipeline_id)
-  rows = blocks.map(
+  return blocks.map(
       maker.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  batches = _batch(rows, config, context, words.pad_id)
-  batches = batches.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
-  return batches.with_options(_options())
 
 
 def _num_epochs(config) -> int | None:

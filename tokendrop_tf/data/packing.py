@@ -58,9 +58,15 @@ def pack_across_documents(
 
 def _with_separators(ragged: tf.RaggedTensor, sep_id: int) -> tf.Tensor:
   """Returns the documents as one stream, a [SEP] after each that has tokens."""
-  ragged = tf.ragged.boolean_mask(ragged, ragged.row_lengths() > 0)
-  separators = tf.fill([ragged.nrows(), 1], sep_id)
-  return tf.concat([ragged, separators], axis=1).flat_values
+  ends = tf.cast(ragged.row_splits[1:], tf.int32)
+  ends = tf.boolean_mask(ends, ragged.row_lengths() > 0)
+  splits = tf.concat([[0], ends], axis=0)
+  tokens = ragged.flat_values
+  document = tf.ragged.row_splits_to_segment_ids(splits, out_type=tf.int32)
+  # A token moves on by one place for each [SEP] before it.
+  return tf.dynamic_stitch(
+      [tf.range(tf.size(tokens)) + document, ends + tf.range(tf.size(ends))],
+      [tokens, tf.fill(tf.shape(ends), sep_id)])
 
 
 def _last_row(remainder, row_tokens):

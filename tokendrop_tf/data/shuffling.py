@@ -1,0 +1,42 @@
+"""Random numbers and orders that follow from seed, purpose, epoch and number.
+
+Nothing here has a state: any window of any epoch can be made without the ones
+before it.
+"""
+
+import tensorflow as tf
+
+# Salts keep the random numbers of different purposes apart.
+FILE_SALT, DOCUMENT_SALT, ROW_SALT, MASK_SALT = range(4)
+
+
+def seed(base: int, salt: int, epoch, number):
+  """Returns a stateless seed, int32 [2].
+
+  Args:
+    base: the seed that the user sets.
+    salt: purpose, one of the salts above.
+    epoch: number of the epoch, integer, may be a tensor.
+    number: number of the window or block in the epoch, integer or tensor.
+  """
+  seeds = tf.constant([base & 0x7FFFFFFF, salt], tf.int32)
+  for part in (epoch, number):
+    seeds = tf.random.fold_in(seeds, tf.cast(part, tf.int32), alg='philox')
+  return seeds
+
+
+def shuffled(tensors, seeds):
+  """Permutes the first axis of all `tensors` alike.
+
+  Args:
+    tensors: structure of tensors with equal first dimensions.
+    seeds: int32 [2].
+
+  Example:
+    shuffled(tf.range(10), seed(0, ROW_SALT, epoch=2, number=0))
+  """
+  count = tf.shape(tf.nest.flatten(tensors)[0])[0]
+  order = tf.random.experimental.stateless_shuffle(
+      tf.range(count), seeds, alg='philox')
+  return tf.nest.map_structure(
+      lambda tensor: tf.gather(tensor, order), tensors)

@@ -1,0 +1,153 @@
+"""Text files as bytes: globs, plain or gzip, local or remote, and their check."""
+
+import codecs
+import glob
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from tokendrop_tf import errors
+
+_CHUNK_BYTES = 1 << 22
+
+
+def match_files(input_path, setting: str = 'input_path') -> tuple[str, ...]:
+  """Expands comma-separated globs to sorted file names.
+
+  Args:
+    input_path: str, or a sequence of str; each a comma-separated list of
+      globs, local or anything that `tf.io.gfile` lists.
+    setting: name of the setting, for messages.
+
+  Returns:
+    The files, each once, sorted.
+
+  Raises:
+    DataError: if a glob matches no file.
+
+  Example:
+    match_files('wiki/*.txt.gz, books/*.txt')
+  """
+  texts = [input_path] if isinstance(input_path, str) else list(input_path)
+  patterns = [name.strip() for text in texts for name in text.split(',')]
+  paths = set()
+  for pattern in filter(None, patterns):
+    found = [path for path in _glob(pattern) if not tf.io.gfile.isdir(path)]
+    if not found:
+      raise errors.DataError(
+          f'{setting} must name existing files. Received: {pattern!r}, which '
+          f'matches no file. Set {setting}.')
+    paths.update(found)
+  if not paths:
+    raise errors.DataError(
+        f'{setting} must name files. Received: {input_path!r}. Set {setting}.')
+  return tuple(sorted(paths))
+
+
+def is_remote(path: str) -> bool:
+  """Whether the path names a file system of its own, e.g. gs://."""
+  return '://' in path
+
+
+def is_gzip(path: str) -> bool:
+  """Whether text of this name is compressed."""
+  return path.endswith('.gz')
+
+
+def num_bytes(path: str) -> int:
+  """Returns the size of a text file; of a gzip file, when unpacked.
+
+  Of gzip files the format keeps the size modulo 4 GB, of the last member only,
+  so the result is an estimate.
+  """
+  stored = tf.io.gfile.stat(path).length
+  if not is_gzip(path) or is_remote(path) or stored < 18:
+    return stored
+  with open(path, 'rb') as file:
+    file.seek(-4, os.SEEK_END)
+    return max(int.from_bytes(file.read(4), 'little'), stored)
+
+
+def chunks(path: str, most: int | None = None) -> Iterator[bytes]:
+  """Yields the unpacked bytes of a text file, a few megabytes at a time.
+
+  Args:
+    path: the file.
+    most: ends after this many bytes.
+
+  Raises:
+    DataError: if the file cannot be read, or its compression is damaged.
+  """
+  done = 0
+  try:
+    with _open(path) as file:
+      while most is None or done < most:
+        size = _CHUNK_BYTES if most is None else min(_CHUNK_BYTES, most - done)
+        chunk = file.read(size)
+        if not chunk:
+          return
+        done += len(chunk)
+        yield chunk
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise errors.DataError(
+        f'A .gz file must be whole gzip data. Received: {path}, damaged after '
+        f'{done} unpacked bytes ({error}). Write or copy the file anew.'
+    ) from error
+  except (OSError, tf.errors.OpError) as error:
+    raise errors.DataError(
+        f'A corpus file must be readable. Received: {path}: {error}. Check '
+        'its permissions.') from error
+
+
+def check_utf8(path: str, most: int | None = None) -> int:
+  """Checks that a text file is UTF-8.
+
+  Args:
+    path: the file.
+    most: reads no more than this many bytes.
+
+  Returns:
+    The number of bytes read, unpacked.
+
+  Raises:
+    DataError: naming the file and the line, otherwise.
+  """
+  decoder = codecs.getincrementaldecoder('utf-8')()
+  lines, total = 0, 0
+  for chunk in chunks(path, most):
+    pending = decoder.getstate()[0]
+    try:
+      decoder.decode(chunk)
+    except UnicodeDecodeError as error:
+      line = lines + (pending + chunk).count(b'\n', 0, error.start) + 1
+      raise _not_utf8(path, line) from error
+    lines += chunk.count(b'\n')
+    total += len(chunk)
+  if most is None and decoder.getstate()[0]:
+    raise _not_utf8(path, lines + 1)
+  return total
+
+
+def _not_utf8(path: str, line: int) -> errors.DataError:
+  return errors.DataError(
+      f'Text must be UTF-8. Received: {path}, line {line}, which is not. '
+      'Convert the file, e.g. with iconv -f latin1 -t utf-8, or leave it out.')
+
+
+def _open(path: str):
+  if not is_remote(path):
+    return gzip.open(path, 'rb') if is_gzip(path) else open(path, 'rb')
+  file = tf.io.gfile.GFile(path, 'rb')
+  return gzip.GzipFile(fileobj=file) if is_gzip(path) else file
+
+
+def _glob(pattern: str) -> list[str]:
+  if is_remote(pattern):
+    return tf.io.gfile.glob(pattern)
+  pattern = os.path.expanduser(pattern)
+  # A file whose name has brackets or stars is meant as it is.
+  return [pattern] if os.path.exists(pattern) else glob.glob(
+      pattern, recursive=True)
