@@ -25,13 +25,14 @@ from tokendrop_tf import errors
 from tokendrop_tf import task as task_lib
 
 SIZES = {  # layers, hidden size, heads
+    'narrow12': (12, 128, 2),
     'bert_tiny': (4, 128, 2),
     'bert_small': (4, 512, 8),
     'bert_medium': (8, 512, 8),
     'bert_base': (12, 768, 12),
     'bert_large': (24, 1024, 16),
 }
-ARMS = ('stock', 'none', 'loss', 'fixed_order')
+ARMS = ('stock', 'none', 'loss', 'sampled', 'random', 'fixed_order')
 _SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
 
@@ -54,7 +55,7 @@ class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
       encoder_lib.TokenDropBertEncoder = original
 
 
-def _task_config(arguments, policy, vocab_path):
+def _task_config(arguments, policy, vocab_path, temperature=0.0):
   num_layers, hidden_size, num_heads = SIZES[arguments.model]
   return configs.PretrainingTaskConfig(
       model=configs.ModelConfig(
@@ -63,9 +64,11 @@ def _task_config(arguments, policy, vocab_path):
           intermediate_size=4 * hidden_size,
           max_position_embeddings=arguments.seq_length,
           dropout_rate=arguments.dropout_rate,
-          attention_dropout_rate=arguments.dropout_rate),
+          attention_dropout_rate=arguments.dropout_rate,
+          norm_first=arguments.norm_first),
       token_drop=configs.TokenDropConfig(
-          policy=policy, token_keep_k=arguments.token_keep_k),
+          policy=policy, token_keep_k=arguments.token_keep_k,
+          temperature=temperature),
       vocabulary=configs.VocabularyConfig(path=vocab_path))
 
 
@@ -77,7 +80,8 @@ def _stock_config(arguments):
       intermediate_size=4 * hidden_size,
       max_position_embeddings=arguments.seq_length, type_vocab_size=2,
       dropout_rate=arguments.dropout_rate,
-      attention_dropout_rate=arguments.dropout_rate)
+      attention_dropout_rate=arguments.dropout_rate,
+      norm_first=arguments.norm_first)
   return masked_lm.MaskedLMConfig(
       model=bert.PretrainerConfig(
           encoder=encoders.EncoderConfig(type='bert', bert=encoder),
@@ -90,11 +94,11 @@ def _build_task(arm, arguments, vocab_path):
     config = _stock_config(arguments)
     config.train_data = configs.PretrainingDataConfig()
     return masked_lm.MaskedLMTask(config)
-  if arm == 'none':
-    return task_lib.TokenDropPretrainingTask(
-        _task_config(arguments, 'none', vocab_path))
   if arm == 'fixed_order':
     return _FixedOrderTask(_task_config(arguments, 'random', vocab_path))
+  if arm == 'sampled':
+    return task_lib.TokenDropPretrainingTask(
+        _task_config(arguments, 'loss', vocab_path, temperature=1.0))
   return task_lib.TokenDropPretrainingTask(
       _task_config(arguments, arm, vocab_path))
 
@@ -234,8 +238,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser = command_line.ArgumentParser(
       description='Times whole train steps of several arms side by side: '
       'stock (the Model Garden\'s BertEncoderV2 and BertPretrainerV2), none '
-      '(ours without dropping), loss (ours with token dropping), fixed_order '
-      '(ours, always keeping the first K positions).')
+      '(ours without dropping), loss (ours with token dropping, ranked), '
+      'sampled (the same at temperature 1), random, fixed_order (ours, always '
+      'keeping the first K positions).')
   parser.add_argument('--model', choices=sorted(SIZES), default='bert_base')
   parser.add_argument('--precision', default='float32',
                       choices=('float32', 'mixed_bfloat16'))
@@ -245,6 +250,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--max_predictions_per_seq', type=int, default=76)
   parser.add_argument('--vocab_size', type=int, default=30522)
   parser.add_argument('--dropout_rate', type=float, default=0.1)
+  parser.add_argument('--norm_first', action='store_true')
   parser.add_argument('--steps', type=int, default=7)
   parser.add_argument('--warm_up_steps', type=int, default=2)
   parser.add_argument('--arms', default='stock,none,loss',
