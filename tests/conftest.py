@@ -1,10 +1,12 @@
-"""One TensorFlow for all tests, with four logical CPU devices; a tiny corpus."""
+"""One TensorFlow for all tests, with four logical CPU devices; a tiny text."""
 
 import dataclasses
 import pathlib
 import random
 
-from tokendrop_tf import command_line  # noqa: F401, I001  (quiet start)
+from tokendrop_tf import command_line  # noqa: F401  (quiet start)
+
+# isort: split
 import pytest
 import tensorflow as tf
 import tf_keras

@@ -134,8 +134,8 @@ class TestTypes:
     assert words in message_of(binding)
 
   def test_an_int_serves_as_a_float(self):
-    temperature = build('token_drop.temperature = 1').task.token_drop.temperature
-    assert type(temperature) is float
+    token_drop = build('token_drop.temperature = 1').task.token_drop
+    assert type(token_drop.temperature) is float
 
   def test_a_list_serves_as_a_tuple(self):
     keep = build("token_drop.always_keep_tokens = ['[CLS]']")

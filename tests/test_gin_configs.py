@@ -93,7 +93,8 @@ def test_models_have_the_size_of_their_name(name, layers, width, tiny_corpus):
 def test_base_512_is_as_published(tiny_corpus):
   params = build('base_512.gin', tiny_corpus)
   task, trainer = params.task, params.trainer
-  assert (task.train_data.seq_length, task.token_drop.token_keep_k) == (512, 256)
+  assert task.train_data.seq_length == 512
+  assert task.token_drop.token_keep_k == 256
   assert task.train_data.max_predictions_per_seq == 76
   assert task.train_data.global_batch_size == 512
   assert configs.crossing_layer(task) == 6

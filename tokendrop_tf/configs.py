@@ -36,7 +36,8 @@ class ModelConfig(encoders.BertEncoderConfig):
 
   Attributes:
     residual_initializer_scale: factor on the initial standard deviation of the
-      kernels that end a residual branch (attention output, second feed-forward).
+      kernels that end a residual branch (attention output, second
+      feed-forward).
     mlm_activation: activation of the masked-LM head's transform.
     use_next_sentence_head: adds the next-sentence classification head.
   """

@@ -15,8 +15,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import optimization
 
-from tokendrop_tf import configs
-from tokendrop_tf import errors
+from tokendrop_tf import configs, errors
 
 PRETRAINING = 'token_drop_bert/pretraining'
 EXPERIMENTS = (PRETRAINING,)

@@ -15,8 +15,7 @@ import tokenize
 import gin
 from gin import config_parser
 
-from tokendrop_tf import command_line
-from tokendrop_tf import errors
+from tokendrop_tf import command_line, errors
 
 PACKAGE_FOLDER = pathlib.Path(__file__).resolve().parent
 BINDINGS_PLACE = '--gin_params'

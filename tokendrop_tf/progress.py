@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+import textwrap
 import time
 
 import orbit
@@ -23,6 +24,7 @@ METRICS_FILE = 'metrics.jsonl'
 EVALUATIONS_FILE = 'evaluations.jsonl'
 SECONDS_BETWEEN_LINES = 10.0
 LABEL_WIDTH = 12
+MAX_LINE = 80
 
 
 class Report:
@@ -267,15 +269,15 @@ def start_block(params, mode, model_dir, num_parameters, num_replicas,
   if label_entropy is not None:
     rows.append(('floor', f'{label_entropy:.4f} nats: the unigram entropy of '
                  'the validation labels, which a model has to beat'))
-  return _block('tokendrop_tf', rows)
+  return _block('tokendrop_tf', [
+      (name, _wrap(text)) for name, text in rows])
 
 
-def end_block(params, mode, model_dir, step, seconds, validation=None,
+def end_block(mode, model_dir, step, seconds, validation=None,
               label_entropy=None):
   """Returns the block that says what came out, where it is, and what is next.
 
   Args:
-    params: the experiment's tree.
     mode: the mode of the launcher.
     model_dir: folder of the run.
     step: the global step reached.
@@ -283,7 +285,6 @@ def end_block(params, mode, model_dir, step, seconds, validation=None,
     validation: metrics of the last validation, or `None`.
     label_entropy: as in `start_block`.
   """
-  del params
   rows = [('step', f'{step:,}, after {duration_text(seconds)}')]
   if validation:
     rows.append(('validation', losses_text(validation, label_entropy)))
@@ -295,14 +296,12 @@ def end_block(params, mode, model_dir, step, seconds, validation=None,
           model_dir, METRICS_FILE if 'train' in mode else EVALUATIONS_FILE)),
   ]
   command = f'python -m tokendrop_tf.train --model_dir={model_dir}'
-  rows += [
-      ('curves', f'tensorboard --logdir={model_dir}'),
-      ('evaluate', f'{command} --mode=eval'),
-  ]
+  rows += [('curves', f'tensorboard --logdir={model_dir}')]
   if checkpoint and 'train' in mode:
-    rows.append((
-        'train on', 'the same command in another --model_dir, with '
-        f'--gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"'))
+    rows += [
+        ('evaluate', f'{command} --mode=eval'),
+        ('train on', 'the same command with another --model_dir and '
+         f'--gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"')]
   return _block('done', rows)
 
 
@@ -331,7 +330,8 @@ def dropping_text(task):
   drop, layers = task.token_drop, task.model.num_layers
   if drop.policy == 'none':
     return 'none: every layer runs on all tokens'
-  seq_length, crossing = task.train_data.seq_length, configs.crossing_layer(task)
+  seq_length = task.train_data.seq_length
+  crossing = configs.crossing_layer(task)
   how = {
       'loss': 'by running loss', 'frequency': 'by rarity in the corpus',
       'random': 'at random'}[drop.policy]
@@ -339,14 +339,15 @@ def dropping_text(task):
     how += (f', sampled at temperature {drop.temperature:g}'
             if drop.temperature else ', ranked')
   if drop.full_step_every:
-    how += f', every step {drop.full_step_every} in full'
+    how += f', one step in {drop.full_step_every} in full'
   where = (f'layers {crossing}-{layers - 1}' if crossing < layers - 1
            else f'layer {crossing}')
   share = drop.token_keep_k / seq_length
   saving = step_cost.expected_saving(task)
   return (
-      f'{how}: {drop.token_keep_k} of {seq_length} tokens ({share:.0%}) stay in '
-      f'{where} of {layers}; saves {saving:.1%} of the multiply-adds')
+      f'{how}: {drop.token_keep_k} of {seq_length} tokens ({share:.0%}) stay '
+      f'in {where} of {layers}; saves {saving:.1%} of the multiply-adds of a '
+      'plain step')
 
 
 def duration_text(seconds):
@@ -370,9 +371,18 @@ def _block(title, rows):
   return '\n'.join(lines)
 
 
+def _wrap(text):
+  """Breaks prose at the end of a line; paths and numbers stay whole."""
+  return textwrap.fill(
+      text, MAX_LINE - LABEL_WIDTH - 2, break_long_words=False,
+      break_on_hyphens=False).replace('\n', '\n' + ' ' * (LABEL_WIDTH + 2))
+
+
 def _beginning(params, mode, first_step):
   if 'train' not in mode:
     return f'checkpoint of step {first_step:,}'
+  if first_step >= params.trainer.train_steps:
+    return f'already trained to its last step, {first_step:,}'
   if first_step:
     return f'goes on at step {first_step:,}'
   if params.task.init_checkpoint:

@@ -30,6 +30,13 @@ _MAY_CHANGE = (
     'runtime.',
 )
 _MUST_STAY = ('runtime.mixed_precision_dtype',)
+# Keys of the optimizer's tree that are not called as the setting is.
+_OPTIMIZER_SETTINGS = {
+    'alpha': 'optimizer.end_learning_rate',
+    'decay_steps': 'trainer.train_steps',
+    'initial_learning_rate': 'optimizer.learning_rate',
+    'type': 'optimizer.decay',
+}
 _MODEL_KEYS = ('task.model.', 'task.token_drop.', 'task.vocabulary.')
 
 
@@ -93,7 +100,7 @@ def check_unchanged(params, model_dir):
     model_dir: where it is to run.
 
   Raises:
-    errors.ConfigurationError: listing every key that differs, old and new.
+    errors.ConfigurationError: listing every setting that differs, old and new.
   """
   if not has_configuration(model_dir):
     checkpoint = tf.train.latest_checkpoint(model_dir)
@@ -193,34 +200,45 @@ def _read_tree(model_dir):
 
 
 def _differences(params, model_dir, is_compared):
-  """Returns (key, old, new) for every key that is compared and differs."""
+  """Returns (setting, old, new) for every compared key that differs."""
   old = dict(_flatten(_read_tree(model_dir)))
   new = dict(_flatten(_plain(params.as_dict())))
-  absent = '(absent)'
-  return [
-      (key, old.get(key, absent), new.get(key, absent))
-      for key in sorted(old.keys() | new.keys())
-      if is_compared(key) and old.get(key, absent) != new.get(key, absent)]
+  differences = {}
+  for key in sorted(old.keys() | new.keys()):
+    pair = (old.get(key, 'unset'), new.get(key, 'unset'))
+    if is_compared(key) and pair[0] != pair[1]:
+      differences.setdefault(_gin_name(key), pair)
+  return [(name, *pair) for name, pair in differences.items()]
 
 
 def _is_fixed(key):
   return key in _MUST_STAY or not key.startswith(_MAY_CHANGE)
 
 
+def _gin_name(key):
+  """Returns the setting that a key of the tree comes from."""
+  if key.startswith('trainer.optimizer_config.'):
+    setting = key.rsplit('.', 1)[-1]
+    return _OPTIMIZER_SETTINGS.get(setting, f'optimizer.{setting}')
+  if key in ('task.seed', 'task.init_checkpoint'):
+    return key.replace('task.', 'pretraining.')
+  return key.removeprefix('task.')
+
+
 def _table(differences):
   return '\n'.join(
-      f'  {key}: {old!r} there, {new!r} now' for key, old, new in differences)
+      f'  {name}: {old!r} there, {new!r} now' for name, old, new in differences)
 
 
 def _about_train_steps(differences, model_dir):
-  if 'trainer.train_steps' not in [key for key, _, _ in differences]:
+  if 'trainer.train_steps' not in [name for name, _, _ in differences]:
     return ''
   checkpoint = tf.train.latest_checkpoint(model_dir)
   if not checkpoint:
     return ''
   return (
-      '\ntrainer.train_steps is the length of the learning-rate schedule, so it '
-      'cannot be extended in place; a new run can begin with these weights:\n'
+      '\ntrainer.train_steps is the length of the learning-rate schedule, so '
+      'it cannot change midway; a new run can begin with these weights:\n'
       f'  --gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"')
 
 

@@ -1,9 +1,12 @@
 """Pretrains BERT with token dropping, configured by gin.
 
-  python -m tokendrop_tf.train --gin_file=gin_configs/wikipedia.gin \\
-      --gin_params="TRAIN_TEXT = 'wiki/train*.txt.gz'" --model_dir=runs/wikipedia
+  python -m tokendrop_tf.train --gin_file=wikipedia.gin \\
+    --gin_params="VOCABULARY = 'vocab.txt'" \\
+    --gin_params="TRAIN_DATA = 'text/train*.txt.gz'" \\
+    --gin_params="VALIDATION_DATA = 'text/valid.txt.gz'" \\
+    --model_dir=runs/wikipedia
 
-The same command again goes on after the newest checkpoint. Without --gin_file
+The same command again goes on from the newest checkpoint. Without --gin_file
 the settings are those that the run in --model_dir began with:
 
   python -m tokendrop_tf.train --mode=eval --model_dir=runs/wikipedia
@@ -169,7 +172,7 @@ def run(params, flags, strategy, report, label_entropy):
     report.interrupt()
     raise command_line.Interrupted(_where_it_stopped(model_dir)) from None
   report.show(progress.end_block(
-      params, mode, model_dir, int(experiment.trainer.global_step.numpy()),
+      mode, model_dir, int(experiment.trainer.global_step.numpy()),
       time.monotonic() - began, report.last_validation, label_entropy))
 
 
