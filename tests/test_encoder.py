@@ -1,10 +1,10 @@
 """The encoder against the Model Garden's, and against a plain reference."""
 
 import numpy as np
-from official.nlp.modeling import networks
 import pytest
 import tensorflow as tf
 import tf_keras
+from official.nlp.modeling import networks
 
 from tokendrop_tf import encoder as encoder_lib
 
@@ -139,7 +139,7 @@ LAYOUTS = [  # num_layers, crossing_layer, keep_k
 
 
 @pytest.mark.parametrize('norm_first', [False, True])
-@pytest.mark.parametrize('num_layers,crossing_layer,keep_k', LAYOUTS)
+@pytest.mark.parametrize(('num_layers', 'crossing_layer', 'keep_k'), LAYOUTS)
 @pytest.mark.parametrize('at_positions', [False, True])
 def test_dropping_equals_the_reference_in_reading_order(
     tmp_path, norm_first, num_layers, crossing_layer, keep_k, at_positions):
@@ -168,7 +168,8 @@ def test_dropping_equals_the_reference_in_reading_order(
   actual = tape.gradient(losses[0], encoder.trainable_variables)
   for name, gradient in zip(names, actual):
     if name.startswith('pooler_transform'):
-      assert gradient is None and expected[name] is None
+      assert gradient is None
+      assert expected[name] is None
       continue
     gradient = tf.convert_to_tensor(gradient)
     reference = tf.convert_to_tensor(expected[name])
@@ -341,7 +342,7 @@ def test_factorized_embeddings_equal_the_stock_encoder(tmp_path):
                stock(features)['sequence_output'])
 
 
-@pytest.mark.parametrize('arguments,message', [
+@pytest.mark.parametrize(('arguments', 'message'), [
     (dict(token_keep_k=0), 'token_keep_k must be at least 1.*=0'),
     (dict(num_layers=2), 'at least 3 layers.*num_layers=2'),
     (dict(crossing_layer=4), 'from 1 to num_layers - 1.*crossing_layer=4'),

@@ -4,15 +4,13 @@ import math
 import re
 
 import numpy as np
-from official.modeling import optimization
-from official.nlp.configs import bert
-from official.nlp.configs import encoders
-from official.nlp.modeling import models
-from official.nlp.modeling import networks
-from official.nlp.tasks import masked_lm
 import pytest
 import tensorflow as tf
 import tf_keras
+from official.modeling import optimization
+from official.nlp.configs import bert, encoders
+from official.nlp.modeling import models, networks
+from official.nlp.tasks import masked_lm
 
 from tokendrop_tf import configs
 from tokendrop_tf import task as task_lib
@@ -161,7 +159,7 @@ def test_the_pretraining_checkpoint_is_a_stock_one(vocab_path, tmp_path):
       run.model(batch, drop_tokens=False)['mlm_logits'], atol=1e-5)
 
 
-@pytest.mark.parametrize('jit_compile,policy', [
+@pytest.mark.parametrize(('jit_compile', 'policy'), [
     (False, 'float32'), (True, 'float32'), (False, 'mixed_bfloat16')])
 def test_training_learns_a_batch_by_heart(vocab_path, jit_compile, policy):
   tf_keras.mixed_precision.set_global_policy(policy)

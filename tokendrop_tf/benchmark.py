@@ -4,24 +4,24 @@ Arms take turns step by step, so that whatever slows the machine slows them all.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
 import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
-from official.core import config_definitions as cfg
-from official.modeling import optimization
-from official.nlp.configs import bert
-from official.nlp.configs import encoders
-from official.nlp.tasks import masked_lm
+from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
+
+# isort: split
 import tensorflow as tf
 import tf_keras
+from official.core import config_definitions as cfg
+from official.modeling import optimization
+from official.nlp.configs import bert, encoders
+from official.nlp.tasks import masked_lm
 
-from tokendrop_tf import command_line
-from tokendrop_tf import configs
+from tokendrop_tf import configs, errors
 from tokendrop_tf import encoder as encoder_lib
-from tokendrop_tf import errors
 from tokendrop_tf import task as task_lib
 
 SIZES = {  # layers, hidden size, heads
@@ -46,13 +46,7 @@ class _FixedOrderEncoder(encoder_lib.TokenDropBertEncoder):
 class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
   """The token-dropping step without selection and without a table."""
 
-  def build_model(self, params=None):
-    original = encoder_lib.TokenDropBertEncoder
-    encoder_lib.TokenDropBertEncoder = _FixedOrderEncoder
-    try:
-      return super().build_model(params)
-    finally:
-      encoder_lib.TokenDropBertEncoder = original
+  encoder_class = _FixedOrderEncoder
 
 
 def _task_config(arguments, policy, vocab_path, temperature=0.0):
@@ -170,7 +164,8 @@ def _summarize(seconds, tokens_per_step):
   first = next(iter(medians.values()))
   rows = []
   for arm, values in seconds.items():
-    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [0] * 3
+    quartiles = (statistics.quantiles(values, n=4) if len(values) > 1
+                 else [values[0]] * 3)
     rows.append({
         'name': arm,
         'median_seconds': medians[arm],
@@ -286,3 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   if arguments.output_json:
     with open(arguments.output_json, 'w', encoding='utf-8') as file:
       json.dump(results, file, indent=2)
+
+
+def console_main() -> None:
+  """Entry point of the tool."""
+  command_line.run_main(main)

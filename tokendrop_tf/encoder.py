@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras
-from official.modeling import activations
-from official.modeling import tf_utils
+from official.modeling import activations, tf_utils
 from official.nlp.modeling import layers as garden_layers
 
 from tokendrop_tf import layers
@@ -33,8 +32,8 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
   Without dropping it computes what the Model Garden's `BertEncoderV2` computes,
   and weights have the same names in a checkpoint.
 
-  Inputs: a dict of `input_word_ids`, `input_mask` (1 for a token, 0 for padding)
-  and `input_type_ids`, int32 [B, S]; and in `call`:
+  Inputs: a dict of `input_word_ids`, `input_mask` (1 for a token, 0 for
+  padding) and `input_type_ids`, int32 [B, S]; and in `call`:
     output_positions: int32 [B, P], reading-order positions whose output is
       wanted; the last layer then queries at these only. `None` is all S.
     training: whether to drop out, and to drop tokens unless told otherwise.

@@ -6,14 +6,12 @@ slots, V vocabulary.
 
 import tensorflow as tf
 import tf_keras
-from official.core import base_task
-from official.core import task_factory
+from official.core import base_task, task_factory
 from official.modeling import tf_utils
 from official.nlp.modeling import layers as garden_layers
 
-from tokendrop_tf import configs
+from tokendrop_tf import configs, pretrainer
 from tokendrop_tf import encoder as encoder_lib
-from tokendrop_tf import pretrainer
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.layers import random_seeds
@@ -25,6 +23,8 @@ def build_encoder(
     model: configs.ModelConfig,
     token_drop: configs.TokenDropConfig,
     vocabulary: vocabulary_lib.Vocabulary,
+    encoder_class: type[encoder_lib.TokenDropBertEncoder] = (
+        encoder_lib.TokenDropBertEncoder),
 ) -> encoder_lib.TokenDropBertEncoder:
   """Builds the configured encoder.
 
@@ -32,13 +32,10 @@ def build_encoder(
     model: sizes and initialization.
     token_drop: policy and layout; policy 'none' builds a plain encoder.
     vocabulary: resolves pinned tokens to ids.
-
-  Returns:
-    An encoder whose importance table, under policy 'frequency', is the corpus's
-    unigram surprisal.
+    encoder_class: what is built.
   """
   drops = token_drop.policy != 'none'
-  encoder = encoder_lib.TokenDropBertEncoder(
+  return encoder_class(
       vocab_size=model.vocab_size,
       hidden_size=model.hidden_size,
       num_layers=model.num_layers,
@@ -61,7 +58,6 @@ def build_encoder(
       token_loss_beta=token_drop.token_loss_beta,
       token_allow_list=vocabulary.ids_of(token_drop.always_keep_tokens),
       token_deny_list=vocabulary.ids_of(token_drop.always_drop_tokens))
-  return encoder
 
 
 def unigram_surprisal(counts) -> tf.Tensor:
@@ -96,6 +92,8 @@ class TokenDropPretrainingTask(base_task.Task):
     params: `configs.PretrainingTaskConfig`.
   """
 
+  encoder_class = encoder_lib.TokenDropBertEncoder
+
   def __init__(self, params, logging_dir=None, name=None):
     super().__init__(params, logging_dir=logging_dir, name=name)
     self._vocabulary = vocabulary_lib.Vocabulary.from_file(
@@ -115,7 +113,8 @@ class TokenDropPretrainingTask(base_task.Task):
     # The seed decides the initial weights, whatever was built before.
     tf_keras.utils.set_random_seed(config.seed)
     encoder = build_encoder(
-        params or config.model, config.token_drop, self._vocabulary)
+        params or config.model, config.token_drop, self._vocabulary,
+        self.encoder_class)
     model_config = params or config.model
     model = pretrainer.TokenDropPretrainer(
         encoder,

@@ -85,7 +85,8 @@ def test_it_updates_inside_a_compiled_function(jit_compile):
 
   @tf.function(jit_compile=jit_compile)
   def update(ids):
-    table.update(ids, tf.fill(tf.shape(ids), 2.0), tf.ones_like(ids, tf.float32))
+    table.update(ids, losses=tf.fill(tf.shape(ids), 2.0),
+                 weights=tf.ones_like(ids, tf.float32))
 
   update(tf.constant([[3, 3]]))
   assert float(table.table[3]) == pytest.approx(moved(START, 2.0))
@@ -130,7 +131,7 @@ def test_config_round_trip():
   assert twin.get_config() == table.get_config()
 
 
-@pytest.mark.parametrize('arguments,message', [
+@pytest.mark.parametrize(('arguments', 'message'), [
     (dict(beta=1.5), r'beta must be in \[0, 1\). Received: beta=1.5'),
     (dict(always_keep_ids=(8,)), r'in the vocabulary. Received: \[8\]'),
     (dict(always_keep_ids=(1,), always_drop_ids=(1,)), r'both ways: \[1\]'),

@@ -131,7 +131,8 @@ def test_draws_do_not_depend_on_the_number_of_replicas():
 def test_one_seed_gives_one_order_eager_compiled_and_under_xla():
   scores = tf.random.stateless_uniform([4, 9], [5, 6], 0.1, 10.0)
   layer = token_order.TokenOrder(temperature=1.0)
-  call = lambda: layer(scores, seed=seed())
+  def call():
+    return layer(scores, seed=seed())
   expected = call()
   for jit_compile in (False, True):
     np.testing.assert_array_equal(

@@ -14,7 +14,8 @@ class TokenOrder(tf_keras.layers.Layer):
   """Sorts the positions of every sequence by importance, highest first.
 
   Dropping all but K tokens is then the slice of the first K. Ranked
-  (`temperature` 0), positions are sorted by score. Sampled (`temperature` t), by
+  (`temperature` 0), positions are sorted by score. Sampled (`temperature` t),
+  by
 
       log(score) / t + Gumbel noise,
 
@@ -23,9 +24,10 @@ class TokenOrder(tf_keras.layers.Layer):
   scores are pins and sort first or last in either form. Equal scores are
   ordered at random: at the start of training all ordinary tokens tie.
 
-  Inputs: `scores`, float32 [B, S], in nats; `seed`, int32 [2], the same on every
-  replica, from which all that is random follows; without one, positions are
-  ranked and equal scores keep their reading order, whatever the temperature.
+  Inputs: `scores`, float32 [B, S], in nats; `seed`, int32 [2], the same on
+  every replica, from which all that is random follows; without one, positions
+  are ranked and equal scores keep their reading order, whatever the
+  temperature.
 
   Output: int32 [B, S], a permutation of the positions of each sequence.
 

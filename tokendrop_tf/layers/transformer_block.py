@@ -27,9 +27,9 @@ class TransformerBlock(layers.TransformerEncoderBlock):
 
   Weights, their names in a checkpoint, and results are the Model Garden's. What
   differs: queries may be fewer rows than keys; the mask is one additive bias a
-  key instead of a [B, S, S] tensor; dropout follows from a seed; and the kernels
-  that end a residual branch can start smaller, so that a post-norm block begins
-  near the identity.
+  key instead of a [B, S, S] tensor; dropout follows from a seed; and the
+  kernels that end a residual branch can start smaller, so that a post-norm
+  block begins near the identity.
 
   Inputs:
     inputs: query rows, [B, T, H].
@@ -84,7 +84,7 @@ class TransformerBlock(layers.TransformerEncoderBlock):
   def call(self, inputs, key_value=None, attention_bias=None, training=False,
            seed=None):
     seeds = self._dropout_seeds(training, seed)
-    # 1. Attention: queries from the rows, keys and values from all that is seen.
+    # 1. Attention: from the rows to all that is seen.
     query = self._attention_layer_norm(inputs) if self._norm_first else inputs
     if key_value is None:
       key_value = query
