@@ -1,13 +1,13 @@
 """The command that trains a vocabulary; see `main`."""
 
 import argparse
+import contextlib
+import os
 import time
+from collections.abc import Iterator
 
-import tensorflow as tf
-
-from tokendrop_tf import command_line
-from tokendrop_tf import configs
-from tokendrop_tf import errors
+from tokendrop_tf import command_line, configs, errors
+from tokendrop_tf.data import checks
 from tokendrop_tf.data import corpus as corpus_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
@@ -24,10 +24,12 @@ def main(arguments: list[str]) -> None:
   """Trains, counts, and writes a vocabulary, as the flags say."""
   flags = _parse(arguments)
   started = time.monotonic()
-  corpus = corpus_lib.open_corpus(corpus_config(flags))
-  documents = corpus.documents().unbatch()
-  vocabulary = vocabulary_lib.train_vocabulary(
-      documents, flags.vocab_size, flags.lower_case, flags.min_frequency)
+  with flags_in_messages():
+    config = corpus_config(flags)
+    checks.check_text(config)
+    documents = corpus_lib.open_corpus(config).documents()
+    vocabulary = vocabulary_lib.train_vocabulary(
+        documents, flags.vocab_size, flags.lower_case, flags.min_frequency)
   counts = vocabulary_lib.count_tokens(documents, vocabulary)
   vocabulary_lib.write_vocabulary(flags.output, vocabulary.tokens, counts)
   if vocabulary.size < flags.vocab_size:
@@ -55,12 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
       help='Least number of times a merged pair occurs. Default %(default)s.')
   add_case_flag(parser)
   flags = parser.parse_args(arguments)
-  if flags.vocab_size <= len(vocabulary_lib.SPECIAL_TOKENS):
-    raise errors.ConfigurationError(
-        'A vocabulary must have room for more than its '
-        f'{len(vocabulary_lib.SPECIAL_TOKENS)} special tokens. Received: '
-        f'--vocab_size={flags.vocab_size}. Set a larger --vocab_size.')
-  if tf.io.gfile.isdir(flags.output):
+  if os.path.isdir(flags.output):
     raise errors.ConfigurationError(
         'The output must be a file. Received: '
         f'--output={flags.output}, a folder. Set --output.')
@@ -106,6 +103,22 @@ def corpus_config(
       tfds_text_feature=flags.tfds_text_feature,
       tfds_data_dir=flags.tfds_data_dir,
       held_out_documents=flags.held_out_documents)
+
+
+@contextlib.contextmanager
+def flags_in_messages() -> Iterator[None]:
+  """Names flags instead of settings in the errors raised inside."""
+  try:
+    yield
+  except errors.UserError as error:
+    message = str(error)
+    for setting, flag in (('vocabulary.path', '--vocab_file'),
+                          ('vocabulary size', '--vocab_size'),
+                          ('train_data.input_path', '--input'),
+                          ('validation_data.input_path', '--input'),
+                          ('train_data.', '--'), ('validation_data.', '--')):
+      message = message.replace(setting, flag)
+    raise type(error)(message) from error
 
 
 def console_main() -> None:

@@ -39,7 +39,7 @@ def check_dataset(
   if records.reads_records(config):
     _RecordCheck(config, words).run()
   else:
-    _check_text(config, words)
+    _check_rows(config, words)
 
 
 def _check_settings(config):
@@ -70,10 +70,20 @@ def _check_settings(config):
         'files whose name contains .tfrecord.')
 
 
-def _check_text(config, words):
+def check_text(config: configs.PretrainingDataConfig):
+  """Checks the text files that a data section names, and opens its corpus.
+
+  Raises:
+    DataError: naming the first file that is not UTF-8 text.
+  """
   corpus = corpus_lib.open_corpus(config)
   if config.input_path:
     _check_files_are_text(corpus.paths, config)
+  return corpus
+
+
+def _check_rows(config, words):
+  corpus = check_text(config)
   needed = 1 if _fills_up(config) else config.global_batch_size
   found = _count_rows(corpus, words, config, needed)
   if found < needed:

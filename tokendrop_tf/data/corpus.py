@@ -246,12 +246,12 @@ class TfdsCorpus:
       raise errors.DataError(
           f'tfds_split must name a split of {self.tfds_name}. Received: '
           f'{self.split!r}; there are '
-          f'{", ".join(map(repr, self._builder.info.splits))}. Set tfds_split.'
+          f'{", ".join(map(repr, sorted(self._builder.info.splits)))}. Set tfds_split.'
       ) from error
 
   def _check_feature(self):
     features = self._builder.info.features
-    texts = [name for name in features
+    texts = [name for name in sorted(features)
              if features[name].shape == ()
              and tf.as_dtype(features[name].dtype) == tf.string]
     if self.text_feature not in texts:

@@ -43,7 +43,7 @@ _CODE_OR_TABLE = re.compile(
 _SECTION = re.compile(
     r'^(?:Arg(?:ument)?s|Param(?:eter)?s|Attributes|Returns?|Yields?|Raises'
     r'|Examples?|Usage|References?|See Also|Notes?|Input|Output|Keyword'
-    r'|Call|Methods?|Warning)\b[^.\n]*:?[ \t]*(?:\n|$)', re.I)
+    r'|Call Arguments|Methods?|Warnings?)[ \t]*:?[ \t]*(?:\n|$)', re.I)
 # `name: text` and, in NumPy's style, `name : type` above the text.
 _ITEM = re.compile(
     r'^\s*(?:[*\w]+ : .*|[*`\w]+(?: ?\([^)]*\))?: |:param [^:]*: )')

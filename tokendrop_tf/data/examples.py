@@ -70,15 +70,23 @@ class ExampleMaker:
     windows = documents.enumerate().map(
         lambda window, texts: self._shuffled(
             shuffling.DOCUMENT_SALT, epoch, window, texts)).prefetch(1)
-    rows = windows.flat_map(lambda texts: self._rows(texts, group_documents))
+    rows = windows.flat_map(lambda texts: self.rows(texts, group_documents))
     rows = rows.filter(lambda tokens, lengths: tf.size(lengths) > 0)
     if self.config.is_training:
       rows = self._shuffled_rows(rows, epoch)
     blocks = rows.rebatch(BLOCK_ROWS)
     return blocks.enumerate().map(lambda block, row: (epoch, block, *row))
 
-  def _rows(self, texts, group_documents):
-    """Returns the packed rows of one window of documents, strings [d]."""
+  def rows(self, texts, group_documents: int = 1) -> tf.data.Dataset:
+    """Tokenises and packs documents, in order.
+
+    Args:
+      texts: strings [d].
+      group_documents: documents tokenised in one step.
+
+    Returns:
+      Data set of (tokens int32 [r, C], lengths int32 [r]), any r, 0 included.
+    """
     config = self.config
     tokenizer = self.vocabulary.tokenizer()
     tokenised = tf.data.Dataset.from_tensor_slices(texts).batch(

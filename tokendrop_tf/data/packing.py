@@ -76,6 +76,7 @@ def _last_row(remainder, row_tokens):
   length = tf.size(tokens)
   num_rows = tf.minimum(length, 1)
   row = tf.pad(tokens, [[0, row_tokens - length]])
+  row = tf.ensure_shape(row, [row_tokens])
   return tf.repeat(row[tf.newaxis], num_rows, axis=0), tf.fill(
       [num_rows], length)
 

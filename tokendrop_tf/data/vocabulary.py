@@ -15,8 +15,13 @@ from tokendrop_tf import errors
 PAD, UNK, CLS, SEP, MASK = '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 
-# Characters beyond this many (the rarest first) are left to [UNK].
-MAX_ALPHABET = 1000
+# Rare characters are left to [UNK]: at most this many, and at most one for so
+# many tokens of the vocabulary, have tokens of their own.
+_MAX_ALPHABET = 1000
+_TOKENS_PER_CHARACTER = 16
+_MIN_ALPHABET = 100
+
+MIN_SIZE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +239,8 @@ def write_vocabulary(
   write_whole_file(path, ''.join(f'{token}\n' for token in tokens))
   write_whole_file(
       counts_path_for(path),
-      ''.join(f'{token}\t{count}\n' for token, count in zip(tokens, counts)))
+      ''.join(f'{token}\t{count}\n' for token, count in zip(
+          tokens, counts, strict=True)))
 
 
 def write_whole_file(path: str, text: str) -> None:
@@ -250,7 +256,7 @@ def count_tokens(
   """Counts the tokens of a corpus as training will see them.
 
   Args:
-    documents: data set of UTF-8 strings, scalar.
+    documents: data set of UTF-8 strings [n], any n.
     vocabulary: the vocabulary.
 
   Returns:
@@ -264,7 +270,7 @@ def count_tokens(
         tokens, minlength=vocabulary.size, maxlength=vocabulary.size,
         dtype=tf.int64)
 
-  batches = documents.batch(256).map(
+  batches = documents.map(
       count, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
   total = batches.reduce(
       tf.zeros([vocabulary.size], tf.int64), lambda total, new: total + new)
@@ -279,7 +285,7 @@ def train_vocabulary(
   The words are split as `FastBertTokenizer` splits them.
 
   Args:
-    documents: data set of UTF-8 strings, scalar.
+    documents: data set of UTF-8 strings [n], any n.
     size: V, number of tokens asked for, special tokens included.
     lower_case: whether text is lower-cased and stripped of accents.
     min_frequency: least number of occurrences of a merged pair.
@@ -289,21 +295,32 @@ def train_vocabulary(
     the text does not support as many.
 
   Raises:
-    DataError: if the text is empty or `size` leaves no room for the alphabet.
+    ConfigurationError: if `size` is too small.
+    DataError: if there is no text.
   """
+  if size < MIN_SIZE:
+    raise errors.ConfigurationError(
+        f'A vocabulary must have at least {MIN_SIZE} tokens, of which '
+        f'{len(SPECIAL_TOKENS)} are special. Received: {size}. Set a larger '
+        'vocabulary size.')
   tokenizer = _new_wordpiece_tokenizer(lower_case)
-  # Asked for fewer tokens than characters, rare characters go first.
   alphabet = _alphabet(
-      documents, tokenizer.normalizer,
-      limit=min(MAX_ALPHABET, (size - len(SPECIAL_TOKENS)) // 4))
+      documents, tokenizer.normalizer, min_frequency,
+      limit=_alphabet_limit(size))
   if not alphabet:
     raise errors.DataError(
-        'A vocabulary needs text and room for its alphabet. Received: '
-        f'{size} tokens asked for, no usable character. Give more text or a '
-        'larger vocabulary size.')
+        'A vocabulary needs text. Received: none. Give files with text.')
   _train_wordpieces(tokenizer, documents, alphabet, size, min_frequency)
   tokens = tokenizer.get_vocab()
   return Vocabulary(tuple(sorted(tokens, key=tokens.get)), lower_case)
+
+
+def _alphabet_limit(size: int) -> int:
+  """Returns how many characters a vocabulary of this size begins with."""
+  share = min(_MAX_ALPHABET, size // _TOKENS_PER_CHARACTER)
+  # A character costs two tokens: at the beginning of a word, and inside.
+  room = (size - len(SPECIAL_TOKENS)) // 2
+  return min(max(share, _MIN_ALPHABET), room)
 
 
 def _new_wordpiece_tokenizer(lower_case: bool):
@@ -318,16 +335,18 @@ def _new_wordpiece_tokenizer(lower_case: bool):
   return tokenizer
 
 
-def _alphabet(documents: tf.data.Dataset, normalizer, limit: int) -> list[str]:
+def _alphabet(
+    documents: tf.data.Dataset, normalizer, min_frequency: int, limit: int
+) -> list[str]:
   """Returns the `limit` most frequent characters, by code point."""
   counts = np.zeros(0x110000, np.int64)
-  for batch in documents.batch(1024).prefetch(2).as_numpy_iterator():
+  for batch in documents.prefetch(4).as_numpy_iterator():
     text = b'\n'.join(batch).decode('utf-8', errors='replace')
     codes = np.frombuffer(
         normalizer.normalize_str(text).encode('utf-32-le'), np.uint32)
     found, times = np.unique(codes, return_counts=True)
     counts[found] += times
-  present = [code for code in np.flatnonzero(counts)
+  present = [code for code in np.flatnonzero(counts >= min_frequency)
              if not chr(code).isspace() and code != 0xFFFD]
   frequent = sorted(present, key=lambda code: (-counts[code], code))[:limit]
   return [chr(code) for code in sorted(frequent)]
@@ -360,7 +379,7 @@ def _train_wordpieces(
       continuing_subword_prefix='##')
 
   def texts():
-    for batch in documents.batch(256).prefetch(4).as_numpy_iterator():
+    for batch in documents.prefetch(4).as_numpy_iterator():
       yield [text.decode('utf-8', errors='replace') for text in batch]
 
   tokenizer.train_from_iterator(texts(), trainer=trainer)

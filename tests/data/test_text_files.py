@@ -1,0 +1,96 @@
+import gzip
+
+import pytest
+
+from tokendrop_tf import errors
+from tokendrop_tf.data import text_files
+
+
+def write(path, content: bytes):
+  path.write_bytes(gzip.compress(content) if path.suffix == '.gz' else content)
+  return str(path)
+
+
+def test_globs_are_expanded_sorted_and_joined(tmp_path):
+  for name in ('b.txt', 'a.txt', 'c.txt.gz', 'd.other'):
+    write(tmp_path / name, b'text')
+  (tmp_path / 'folder.txt').mkdir()
+  found = text_files.match_files(
+      f'{tmp_path}/*.txt, {tmp_path}/a*,{tmp_path}/*.gz')
+  assert [path.rpartition('/')[2] for path in found] == [
+      'a.txt', 'b.txt', 'c.txt.gz']
+
+
+def test_a_list_of_globs_is_a_source_too(tmp_path):
+  paths = [write(tmp_path / name, b'text') for name in ('a.txt', 'b.txt')]
+  assert text_files.match_files(paths) == tuple(paths)
+
+
+def test_a_name_with_brackets_is_found(tmp_path):
+  path = write(tmp_path / 'wiki[1].txt', b'text')
+  assert text_files.match_files(path) == (path,)
+
+
+def test_a_glob_without_files_is_named(tmp_path):
+  write(tmp_path / 'a.txt', b'text')
+  with pytest.raises(errors.DataError) as caught:
+    text_files.match_files(f'{tmp_path}/a.txt,nowhere/*.txt', 'x.input_path')
+  assert str(caught.value) == (
+      "x.input_path must name existing files. Received: 'nowhere/*.txt', which "
+      'matches no file. Set x.input_path.')
+
+
+@pytest.mark.parametrize('input_path', ['', ' , ', []])
+def test_no_glob_at_all_is_refused(input_path):
+  with pytest.raises(errors.DataError, match='must name files'):
+    text_files.match_files(input_path)
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz'])
+def test_utf8_passes_with_its_size(tmp_path, name):
+  content = '\ufeffnaïve\r\n東京\n'.encode() * 1000
+  path = write(tmp_path / name, content)
+  assert text_files.check_utf8(path) == len(content)
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz'])
+@pytest.mark.parametrize('chunk', [4, 5, 6, 7, 1 << 20])
+def test_what_is_not_utf8_is_named_with_its_line(
+    tmp_path, monkeypatch, name, chunk):
+  monkeypatch.setattr(text_files, '_CHUNK_BYTES', chunk)
+  path = write(tmp_path / name, 'é\nüü\nok '.encode() + b'\xe9t\xe9\nok\n')
+  with pytest.raises(errors.DataError, match='Text must be UTF-8') as caught:
+    text_files.check_utf8(path)
+  assert f'Received: {path}, line 3, which is not.' in str(caught.value)
+
+
+def test_a_file_that_ends_within_a_character_is_named(tmp_path):
+  path = write(tmp_path / 'a.txt', 'one\ntwo é'.encode()[:-1])
+  with pytest.raises(errors.DataError, match='line 2, which is not'):
+    text_files.check_utf8(path)
+
+
+def test_a_head_may_end_within_a_character(tmp_path):
+  path = write(tmp_path / 'a.txt', 'éééé'.encode())
+  assert text_files.check_utf8(path, most=3) == 3
+
+
+@pytest.mark.parametrize('damage', [
+    lambda data: data[:len(data) // 2],
+    lambda data: data[:40] + b'\0\1\2\3' + data[44:],
+    lambda data: data[:-8] + bytes(8),
+    lambda data: b'no gzip data at all',
+], ids=['truncated', 'altered', 'checksum', 'not gzip'])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+  content = ''.join(f'line {number}\n' for number in range(5000)).encode()
+  path = tmp_path / 'a.txt.gz'
+  path.write_bytes(damage(gzip.compress(content)))
+  with pytest.raises(errors.DataError, match='whole gzip data') as caught:
+    text_files.check_utf8(str(path))
+  assert f'Received: {path}, damaged after' in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz'])
+def test_the_unpacked_size_is_known_without_unpacking(tmp_path, name):
+  path = write(tmp_path / name, b'word ' * 999)
+  assert text_files.num_bytes(path) == 4995
