@@ -1,0 +1,232 @@
+"""Fills in [MASK] with a pretrained model.
+
+  python tools/fill_mask.py --model_dir=runs/quickstart/token_dropping \\
+      "Returns a [MASK] of all files in the folder."
+
+The newest checkpoint of --model_dir is read, with the settings that its run
+began with. No token is dropped.
+"""
+
+import dataclasses
+
+from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+from tokendrop_tf import errors, experiments, pretrainer, run_folder
+from tokendrop_tf import task as task_lib
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+
+Prediction = tuple[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+  """A pretrained model with what is needed to use it.
+
+  Attributes:
+    model: the pretrainer, weights restored.
+    vocabulary: its vocabulary.
+    params: the experiment's tree.
+    checkpoint: the checkpoint that the weights came from.
+  """
+
+  model: pretrainer.TokenDropPretrainer
+  vocabulary: vocabulary_lib.Vocabulary
+  params: object
+  checkpoint: str
+
+  @property
+  def seq_length(self) -> int:
+    """S, the longest sequence that the model was trained on."""
+    return self.params.task.train_data.seq_length
+
+
+def load_trained_model(
+  model_dir: str,
+  vocabulary_path: str = '',
+  experiment: str = experiments.PRETRAINING,
+) -> TrainedModel:
+  """Builds the model of a run and restores its newest checkpoint.
+
+  Args:
+    model_dir: folder of a training run.
+    vocabulary_path: where the vocabulary lies now, if it has moved.
+    experiment: the registered experiment of the run.
+
+  Raises:
+    ConfigurationError: without a run or a checkpoint in `model_dir`.
+    DataError: if the vocabulary is not where it was, or has another size.
+
+  Example:
+    trained = load_trained_model('runs/quickstart/token_dropping')
+    fill_mask(trained, 'The [MASK] of the array.')[0][0]  # ('size', 0.31)
+  """
+  params = run_folder.load_params(experiment, model_dir)
+  checkpoint = run_folder.require_checkpoint(model_dir)
+  if vocabulary_path:
+    params.task.vocabulary.path = vocabulary_path
+    params.task.vocabulary.counts_path = ''
+  vocabulary = _read_vocabulary(params.task)
+  model = task_lib.TokenDropPretrainingTask(params.task).build_model()
+  status = tf.train.Checkpoint(model=model).read(checkpoint)
+  status.assert_existing_objects_matched().expect_partial()
+  return TrainedModel(model, vocabulary, params, checkpoint)
+
+
+def _read_vocabulary(task) -> vocabulary_lib.Vocabulary:
+  path = task.vocabulary.path
+  if not tf.io.gfile.exists(path):
+    raise errors.DataError(
+      'The vocabulary of the run must be where it was, or be named. Received: '
+      f'{path}, which does not exist. Set --vocabulary.'
+    )
+  vocabulary = vocabulary_lib.Vocabulary.from_file(
+    path, task.vocabulary.lower_case
+  )
+  if vocabulary.size != task.model.vocab_size:
+    raise errors.DataError(
+      'The vocabulary must be the one of the training. Received: '
+      f'{vocabulary.size:,} tokens in {path}, {task.model.vocab_size:,} in the '
+      'model. Set --vocabulary.'
+    )
+  return vocabulary
+
+
+def fill_mask(
+  trained: TrainedModel, text: str, num_predictions: int = 5
+) -> list[list[Prediction]]:
+  """Predicts every [MASK] of a text, all of them at once.
+
+  Args:
+    trained: the model.
+    text: a text with at least one '[MASK]'.
+    num_predictions: how many tokens to return per [MASK].
+
+  Returns:
+    For every [MASK], from left to right, the most probable tokens with their
+    probabilities, most probable first.
+
+  Raises:
+    DataError: without '[MASK]', or if the text is longer than S.
+  """
+  ids = encode(trained, text)
+  [positions] = np.nonzero(ids == trained.vocabulary.mask_id)
+  outputs = trained.model(
+    {
+      'input_word_ids': tf.constant(ids[np.newaxis], tf.int32),
+      'input_mask': tf.ones([1, len(ids)], tf.int32),
+      'input_type_ids': tf.zeros([1, len(ids)], tf.int32),
+      'masked_lm_positions': tf.constant(positions[np.newaxis], tf.int32),
+    },
+    training=False,
+    drop_tokens=False,
+  )
+  logits = tf.cast(outputs['mlm_logits'][0], tf.float32)
+  best = tf.math.top_k(
+    tf.nn.softmax(logits), min(num_predictions, trained.vocabulary.size)
+  )
+  tokens = trained.vocabulary.tokens
+  return [
+    [(tokens[index], float(value)) for index, value in zip(row, values)]
+    for row, values in zip(best.indices.numpy(), best.values.numpy())
+  ]
+
+
+def encode(trained: TrainedModel, text: str) -> np.ndarray:
+  """Returns [CLS], the ids of the text and [SEP], int32 [n], n at most S.
+
+  Raises:
+    DataError: without '[MASK]', or if the text is longer than S.
+  """
+  require_mask(text)
+  vocabulary = trained.vocabulary
+  # The tokenizer would take '[MASK]' apart.
+  parts = text.split(vocabulary_lib.MASK)
+  pieces = vocabulary.tokenizer().tokenize(parts).to_list()
+  ids = [vocabulary.cls_id]
+  for index, piece in enumerate(pieces):
+    ids += [vocabulary.mask_id] * (index > 0) + piece
+  ids.append(vocabulary.sep_id)
+  if len(ids) > trained.seq_length:
+    raise errors.DataError(
+      f'A text must fit into {trained.seq_length} tokens, [CLS] and [SEP] '
+      f'included: the model was trained on no more. Received: {len(ids)} '
+      'tokens. Shorten the text.'
+    )
+  return np.array(ids, np.int32)
+
+
+def require_mask(text: str) -> None:
+  """Raises `DataError` unless there is a '[MASK]' in `text`."""
+  if vocabulary_lib.MASK not in text:
+    raise errors.DataError(
+      'A text must contain [MASK] where a token is to be filled in. '
+      f'Received: {text!r}. Write [MASK] in it.'
+    )
+
+
+def format_predictions(predictions: list[Prediction]) -> str:
+  """Returns one line of tokens and probabilities.
+
+  Example:
+    format_predictions([('list', 0.25), ('set', 0.125)])  # 'list 25%  set 12%'
+  """
+  return '  '.join(f'{token} {value:.0%}' for token, value in predictions)
+
+
+def main(arguments: list[str]) -> None:
+  """Prints the most probable tokens of every [MASK] of every text."""
+  flags = _parse(arguments)
+  trained = load_trained_model(flags.model_dir, flags.vocabulary)
+  # All texts are read before the first is answered.
+  for text in flags.text:
+    encode(trained, text)
+  for text in flags.text:
+    print(text)
+    filled = fill_mask(trained, text, flags.top_n)
+    for number, predictions in enumerate(filled, start=1):
+      label = f'[MASK] {number}: ' if len(filled) > 1 else ''
+      print(f'  {label}{format_predictions(predictions)}')
+
+
+def _parse(arguments):
+  parser = command_line.ArgumentParser(description=__doc__)
+  parser.add_argument(
+    '--model_dir', required=True, help='Folder of a training run.'
+  )
+  parser.add_argument(
+    '--vocabulary',
+    default='',
+    help='The vocabulary file, where it is not at its old place.',
+  )
+  parser.add_argument(
+    '--top_n',
+    type=int,
+    default=5,
+    help='Tokens to print per [MASK]. Default %(default)s.',
+  )
+  parser.add_argument(
+    'text', nargs='+', help='A text with [MASK] in it, in quotes.'
+  )
+  flags = parser.parse_args(arguments)
+  if flags.top_n < 1:
+    raise errors.ConfigurationError(
+      'At least one token must be asked for. Received: '
+      f'--top_n={flags.top_n}. Set a larger --top_n.'
+    )
+  # Before the model is loaded, which takes some seconds.
+  for text in flags.text:
+    require_mask(text)
+  return flags
+
+
+def console_main() -> None:
+  """Runs `main` on the command line's arguments and exits."""
+  command_line.run_main(main)
+
+
+if __name__ == '__main__':
+  console_main()
