@@ -113,25 +113,33 @@ def _num_epochs(config) -> int | None:
   return None if config.is_training else 1
 
 
-def _batch(rows, config, context, pad_id):
+def _batch(blocks, config, context, pad_id):
   """Cuts blocks of rows into batches for one replica."""
-  global_batch = config.global_batch_size
-  replica_batch = context.get_per_replica_batch_size(global_batch)
-  if config.is_training and config.drop_remainder:
-    return rows.rebatch(replica_batch, drop_remainder=True)
+  if not config.is_training:
+    return _batch_validation(blocks, config, context, pad_id)
+  # The blocks have been dealt to the pipelines before.
+  size = context.get_per_replica_batch_size(config.global_batch_size)
+  batches = blocks.rebatch(size, drop_remainder=config.drop_remainder)
+  if config.drop_remainder:
+    return batches
+  return batches.map(lambda batch: _fill_up(batch, size, pad_id))
+
+
+def _batch_validation(blocks, config, context, pad_id):
   # Whole global batches first, so that all pipelines have equally many.
-  batches = rows.rebatch(global_batch, drop_remainder=config.drop_remainder)
+  size = config.global_batch_size
+  batches = blocks.rebatch(size, drop_remainder=config.drop_remainder)
   if not config.drop_remainder:
-    batches = batches.map(
-        lambda batch: _fill_up(batch, global_batch, pad_id))
+    batches = batches.map(lambda batch: _fill_up(batch, size, pad_id))
   if context.num_replicas_in_sync == 1:
     return batches
-  share = global_batch // context.num_input_pipelines
+  share = size // context.num_input_pipelines
   begin = share * context.input_pipeline_id
-  return batches.map(
-      lambda batch: tf.nest.map_structure(
-          lambda tensor: tensor[begin:begin + share], batch)
-      ).rebatch(replica_batch, drop_remainder=True)
+  mine = tf.range(begin, begin + share)
+  shares = batches.map(lambda batch: {
+      name: tf.gather(tensor, mine) for name, tensor in batch.items()})
+  return shares.rebatch(
+      context.get_per_replica_batch_size(size), drop_remainder=True)
 
 
 def _fill_up(batch, num_rows, pad_id):

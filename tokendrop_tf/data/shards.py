@@ -81,11 +81,11 @@ def write_shards(
   Raises:
     DataError: if a shard cannot be written.
   """
-  folder = os.path.dirname(job.output)
-  if folder:
-    tf.io.gfile.makedirs(folder)
   num_processes = min(num_processes, job.num_shards)
+  folder = os.path.dirname(job.output)
   try:
+    if folder:
+      tf.io.gfile.makedirs(folder)
     total = sum(_counts(job, num_processes, on_progress))
     for path in job.paths():
       tf.io.gfile.rename(_unfinished(path), path, overwrite=True)

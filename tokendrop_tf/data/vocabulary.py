@@ -144,16 +144,24 @@ class Vocabulary:
     return tuple(self.id_of(token) for token in tokens)
 
   def tokenizer(self) -> tf_text.FastBertTokenizer:
-    """Returns a new tokenizer from UTF-8 strings to int32 ids, for graphs."""
-    return tf_text.FastBertTokenizer(
-        vocab=list(self.tokens),
-        token_out_type=tf.int32,
-        lower_case_nfd_strip_accents=self.lower_case)
+    """Returns a tokenizer from UTF-8 strings to int32 ids, for any graph."""
+    return _tokenizer(self.tokens, self.lower_case)
 
   def detokenize(self, ids: Iterable[int]) -> str:
     """Joins the pieces of `ids` into words; special tokens appear as text."""
     pieces = (self.tokens[int(index)] for index in ids)
     return ' '.join(pieces).replace(' ##', '')
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(
+    tokens: tuple[str, ...], lower_case: bool) -> tf_text.FastBertTokenizer:
+  # Built outside of graphs, its tables are shared by all and copied into none:
+  # as graph constants they cost seconds with every data set.
+  with tf.init_scope():
+    return tf_text.FastBertTokenizer(
+        vocab=list(tokens), token_out_type=tf.int32,
+        lower_case_nfd_strip_accents=lower_case)
 
 
 def _read_tokens(path: str) -> tuple[str, ...]:
