@@ -163,6 +163,7 @@ class TestRanges:
       ('train_data.held_out_documents = 1', 'must be 0, or at least 2'),
       ('optimizer.learning_rate = 0.0', 'must be above 0'),
       ("optimizer.decay = 'exponential'", "one of 'linear', 'cosine'"),
+      ('pretraining.seed = 4294967296', 'must be between 0 and 2**31 - 1'),
       ('trainer.train_steps = 0', 'trainer.train_steps must be at least 1'),
       ('trainer.validation_steps = 0', 'above 0, or -1 for all'),
       ("runtime.distribution_strategy = 'off'", "one of 'one_device'"),
@@ -180,6 +181,13 @@ class TestStrictGin:
     message = message_of('modle.num_layers = 3')
     assert "unknown section 'modle'. Did you mean model?" in message
     assert '--gin_params="modle.num_layers = 3"' in message
+
+  def test_a_section_of_another_module_is_unknown(self):
+    assert "foo.model" in message_of('foo.model.num_layers = 3')
+
+  def test_the_module_of_a_section_may_be_named(self):
+    params = build('tokendrop_tf.model.num_layers = 3')
+    assert params.task.model.num_layers == 3
 
   def test_a_mistyped_setting_names_the_closest(self):
     assert ("model has no setting 'hiden_size'. Did you mean hidden_size?"

@@ -50,26 +50,27 @@ class ArgumentParser(argparse.ArgumentParser):
         help='Show the log of TensorFlow and the Model Garden.')
 
   def parse_args(self, args=None, namespace=None):
-    flags, unknown = self.parse_known_args(args, namespace)
-    if unknown:
-      raise errors.UserError(self._unknown_message(unknown))
+    args = sys.argv[1:] if args is None else list(args)
+    # A mistyped flag is the better news than the required one it was to be.
+    self._refuse_unknown_flags(args)
+    flags, unexpected = self.parse_known_args(args, namespace)
+    if unexpected:
+      self.error(f'unexpected argument: {" ".join(unexpected)}')
     return flags
 
   def error(self, message):
     raise errors.UserError(
-        f'{message[:1].upper()}{message[1:]}. See {self.prog} --help.')
+        f'{message[:1].upper()}{message[1:].rstrip(".")}. See {self.prog} '
+        '--help.')
 
-  def _unknown_message(self, unknown):
-    names = [name for action in self._actions for name in action.option_strings
-             if name.startswith('--')]
-    lines = []
-    for argument in unknown:
+  def _refuse_unknown_flags(self, args):
+    names = [name for action in self._actions for name in action.option_strings]
+    for argument in args:
       flag = argument.split('=')[0]
-      if not flag.startswith('-'):
-        lines.append(f'Unexpected argument: {argument}.')
-        continue
-      lines.append(f'Unknown flag: {flag}.{did_you_mean(flag, names)}')
-    return '\n'.join(lines + [f'See {self.prog} --help.'])
+      if flag.startswith('--') and flag not in names:
+        raise errors.UserError(
+            f'Unknown flag: {flag}.{did_you_mean(flag, names)} See {self.prog} '
+            '--help.')
 
 
 def did_you_mean(name, valid_names):

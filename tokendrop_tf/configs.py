@@ -172,6 +172,7 @@ def _one_of(choices):
 
 _POSITIVE = Range('above 0', lambda value: value > 0)
 _SHARE = Range('at least 0 and below 1', lambda value: 0 <= value < 1)
+_SEED = Range('between 0 and 2**31 - 1', lambda value: 0 <= value < 2 ** 31)
 
 _DATA_RANGES = {
     'global_batch_size': _at_least(1),
@@ -183,7 +184,7 @@ _DATA_RANGES = {
     'held_out_documents': Range(
         '0, or at least 2', lambda value: value == 0 or value >= 2),
     'shuffle_buffer_size': _at_least(1),
-    'seed': _at_least(0),
+    'seed': _SEED,
 }
 
 # One entry per setting that has a range of its own, by its name in gin.
@@ -234,7 +235,7 @@ RANGES = {
     'runtime.num_logical_cpu_devices': _at_least(1),
     'runtime.mixed_precision_dtype': _one_of(PRECISIONS),
     'runtime.num_packs': _at_least(1),
-    'pretraining.seed': _at_least(0),
+    'pretraining.seed': _SEED,
 }
 
 

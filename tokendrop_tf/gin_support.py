@@ -152,9 +152,8 @@ class _Reader:
   def _statements(self, text, source):
     """Yields gin's statements; a syntax error becomes ours, with its line."""
     try:
-      parser = config_parser.ConfigParser(
-          text, _Delegate(self._sections, self._allow_imports))
-      yield from parser
+      yield from config_parser.ConfigParser(
+          text, _Delegate(self._allow_imports))
     except (SyntaxError, tokenize.TokenError, ValueError) as error:
       if isinstance(error, errors.UserError):
         raise
@@ -178,11 +177,12 @@ class _Reader:
     if binding.parameter:
       self._check_section(binding.selector, place)
       self._check_parameter(binding)
-      gin.bind_parameter(
-          (binding.scope, binding.selector, binding.parameter),
-          statement.value)
-    else:
-      gin.bind_parameter((binding.name, MACRO, 'value'), statement.value)
+    key = ((binding.scope, binding.selector, binding.parameter)
+           if binding.parameter else (binding.name, MACRO, 'value'))
+    try:
+      gin.bind_parameter(key, statement.value)
+    except ValueError as error:
+      raise errors.ConfigurationError(f'{place}: {error}') from error
     self.bindings.append(binding)
 
   def _import(self, statement, place):
@@ -230,9 +230,8 @@ class _Reader:
 class _Delegate(gin.config.ParserDelegate):
   """Turns away references to functions: only macros may be referred to."""
 
-  def __init__(self, sections, allow_references):
+  def __init__(self, allow_references):
     super().__init__()
-    self._sections = sections
     self._allow_references = allow_references
 
   def configurable_reference(self, scoped_selector, evaluate):

@@ -379,7 +379,9 @@ def _wrap(text):
 
 
 def _beginning(params, mode, first_step):
-  if 'train' not in mode:
+  if mode == 'continuous_eval':
+    return 'every new checkpoint'
+  if mode == 'eval':
     return f'checkpoint of step {first_step:,}'
   if first_step >= params.trainer.train_steps:
     return f'already trained to its last step, {first_step:,}'

@@ -28,7 +28,7 @@ from tokendrop_tf import (
   run_folder,
   runner,
 )
-from tokendrop_tf import task as _  # noqa: F401  (registers the task)
+from tokendrop_tf import task as task_lib  # noqa: F401  (registers the task)
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
@@ -101,10 +101,10 @@ def read_configuration(flags):
   are applied to the gin text of `model_dir`.
   """
   files = list(flags.gin_file)
+  if not files and not flags.gin_params:
+    gin_support.clear()
+    return run_folder.load_params(flags.experiment, flags.model_dir), ''
   if not files and run_folder.has_configuration(flags.model_dir):
-    if not flags.gin_params:
-      gin_support.clear()
-      return run_folder.load_params(flags.experiment, flags.model_dir), ''
     files = [run_folder.gin_file(flags.model_dir)]
   bindings = gin_support.parse(
       files, flags.gin_params, experiments.sections(), flags.allow_gin_imports)
@@ -143,8 +143,6 @@ def check_data(params, mode):
     nothing is validated.
   """
   task = params.task
-  if not hasattr(loader, 'check_dataset'):  # TODO: remove
-    return None
   if 'train' in mode:
     loader.check_dataset(task.train_data, task.vocabulary)
   if 'eval' not in mode:
@@ -160,7 +158,8 @@ def run(params, flags, strategy, report, label_entropy):
   experiment = runner.create_runner(
       params, mode, model_dir, strategy, report)
   first_step = int(experiment.trainer.global_step.numpy())
-  report.begin(first_step)
+  if 'train' in mode:
+    report.begin(first_step)
   report.show(progress.start_block(
       params, mode, model_dir,
       sum(variable.shape.num_elements()
