@@ -115,6 +115,8 @@ def render(report: Report) -> str:
     _section('What to type next', _commands_section(report)),
   ]
   verdict = ''.join(f'<p>{_text(line)}</p>' for line in report.verdict)
+  is_empty = report.summary.get('is_comparison_empty')
+  kind = 'verdict empty' if is_empty else 'verdict'
   caveats = ''.join(f'<li>{_text(line)}</li>' for line in report.caveats)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -123,7 +125,7 @@ def render(report: Report) -> str:
     '<title>Plain BERT and token dropping on the same text</title>\n'
     f'<style>{_STYLE}</style></head>\n<body><main>\n'
     '<header><h1>Plain BERT and token dropping on the same text</h1>'
-    f'<div class="verdict">{verdict}</div>'
+    f'<div class="{kind}">{verdict}</div>'
     f'<ul class="caveats">{caveats}</ul></header>\n'
     + '\n'.join(sections)
     + '\n</main></body></html>\n'
@@ -274,8 +276,8 @@ def loss_chart(
   parts.append(
     f'<line class="entropy" x1="{x.begin}" x2="{x.end}" '
     f'y1="{y(entropy):.1f}" y2="{y(entropy):.1f}"/>'
-    f'<text class="entropy-label" x="{x.end}" y="{y(entropy) - 6:.1f}" '
-    f'text-anchor="end">{ENTROPY} {entropy:.3f}</text>'
+    f'<text class="entropy-label" x="{x.begin + 4}" y="{y(entropy) - 6:.1f}">'
+    f'{ENTROPY} {entropy:.3f}</text>'
   )
   parts += [_polyline(curve, x, y) for curve in curves]
   label = 'Validation loss against seconds of training'
@@ -568,6 +570,7 @@ h3{font-size:1rem;margin:1.2rem 0 .4rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;
 padding:1.25rem 1.4rem;margin-top:1.25rem}
 .verdict p{font-size:1.1rem;margin:.35rem 0}
+.verdict.empty{border-left:4px solid var(--entropy);padding-left:.9rem}
 .caveats{color:var(--soft);padding-left:1.1rem;margin:.8rem 0 0}
 .note{color:var(--soft);font-size:.875rem;margin:.8rem 0 0}
 code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;
@@ -588,16 +591,17 @@ margin:0 0 .5rem;font-size:.9rem}
 vertical-align:middle;margin-right:.45rem}
 .legend .plain i{border-color:var(--plain)}
 .legend .dropping i{border-color:var(--dropping)}
-.legend .dashed i{border-color:var(--dropping);border-top:2px dashed}
+.legend .dashed i{border-top:2px dashed var(--dropping)}
 svg{width:100%;height:auto;display:block}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
 fill:var(--soft)}
 .narrow{display:none}
 @media (max-width:560px){.narrow{display:block}.wide{display:none}
 section{padding:1rem}main{padding:1.5rem .75rem 3rem}h1{font-size:1.5rem}
-.results{font-size:.82rem}
-.results td,.results thead th{padding-left:.6rem}
-.results tbody th{min-width:7rem;line-height:1.25}}
+.results{font-size:.8rem}
+.results td,.results thead th{padding-left:.45rem}
+.results thead th{white-space:normal;vertical-align:bottom}
+.results tbody th{min-width:6rem;line-height:1.25}}
 .grid{stroke:var(--line)}
 .entropy{stroke:var(--entropy);stroke-dasharray:6 4;stroke-width:1.5}
 svg .entropy-label{fill:var(--entropy)}
