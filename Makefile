@@ -89,6 +89,7 @@ format: $(STAMP)
 	@$(VENV_PYTHON) -m ruff format .
 
 wheel: $(STAMP)
+	@rm -rf build
 	@$(VENV_PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
