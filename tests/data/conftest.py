@@ -22,6 +22,7 @@ class NumberedText:
     documents: the words of every document.
     vocabulary: section with the special tokens and all words.
   """
+
   folder: pathlib.Path
   documents: list[list[str]]
   vocabulary: configs.VocabularyConfig
@@ -33,10 +34,16 @@ class NumberedText:
   def config(self, **settings) -> configs.PretrainingDataConfig:
     """Returns a data section that reads this text."""
     defaults = {
-        'input_path': str(self.folder / 'text.txt'), 'is_training': True,
-        'global_batch_size': 4, 'seq_length': 16,
-        'max_predictions_per_seq': 3, 'mask_rate': 0.15,
-        'shuffle_buffer_size': 64, 'num_epochs': 1, 'drop_remainder': False}
+      'input_path': str(self.folder / 'text.txt'),
+      'is_training': True,
+      'global_batch_size': 4,
+      'seq_length': 16,
+      'max_predictions_per_seq': 3,
+      'mask_rate': 0.15,
+      'shuffle_buffer_size': 64,
+      'num_epochs': 1,
+      'drop_remainder': False,
+    }
     return configs.PretrainingDataConfig(**(defaults | settings))
 
 
@@ -52,16 +59,18 @@ def numbered_text(tmp_path_factory) -> NumberedText:
     left = left[size:]
   vocabulary = folder / 'vocab.txt'
   vocabulary.write_text(
-      '\n'.join([*vocabulary_lib.SPECIAL_TOKENS, *words]) + '\n')
+    '\n'.join([*vocabulary_lib.SPECIAL_TOKENS, *words]) + '\n'
+  )
   lines = [_in_lines(draw, document) for document in documents]
   (folder / 'text.txt').write_text('\n\n'.join(lines) + '\n')
   return NumberedText(
-      folder, documents, configs.VocabularyConfig(path=str(vocabulary)))
+    folder, documents, configs.VocabularyConfig(path=str(vocabulary))
+  )
 
 
 def _in_lines(draw, words):
   size = draw.randint(1, 20)
-  rows = [words[start:start + size] for start in range(0, len(words), size)]
+  rows = [words[start : start + size] for start in range(0, len(words), size)]
   return '\n'.join(' '.join(row) for row in rows)
 
 
@@ -71,6 +80,8 @@ def real_text() -> pathlib.Path:
   default = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
   folder = pathlib.Path(os.environ.get('TOKENDROP_TEST_TEXT') or default)
   if not (folder / 'wikipedia' / 'valid.txt.gz').exists():
-    pytest.skip('No real text: set TOKENDROP_TEST_TEXT to a folder with '
-                'wikipedia/train.txt.gz and wikipedia/valid.txt.gz.')
+    pytest.skip(
+      'No real text: set TOKENDROP_TEST_TEXT to a folder with '
+      'wikipedia/train.txt.gz and wikipedia/valid.txt.gz.'
+    )
   return folder / 'wikipedia'

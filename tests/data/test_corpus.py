@@ -34,7 +34,8 @@ def test_a_blank_line_ends_a_document(tmp_path, name, end):
 
 @pytest.mark.parametrize('lines_per_step', [1, 2, 3, 5, 1000])
 def test_documents_do_not_depend_on_the_step_of_reading(
-    tmp_path, monkeypatch, lines_per_step):
+  tmp_path, monkeypatch, lines_per_step
+):
   monkeypatch.setattr(corpus_lib, '_LINES_PER_STEP', lines_per_step)
   path = write(tmp_path / 'a.txt', separator='\n \t\n\n')
   assert read(corpus_lib.TextCorpus((path,))) == TEXTS
@@ -47,22 +48,26 @@ def test_carriage_returns_and_a_byte_order_mark_are_no_text(tmp_path):
 
 
 def test_a_document_ends_with_its_file(tmp_path):
-  paths = [write(tmp_path / f'{name}.txt', [name], end='')
-           for name in ('one', 'two')]
+  paths = [
+    write(tmp_path / f'{name}.txt', [name], end='') for name in ('one', 'two')
+  ]
   assert read(corpus_lib.TextCorpus(tuple(paths))) == ['one', 'two']
 
 
 def test_empty_files_are_passed_over(tmp_path):
-  paths = [write(tmp_path / 'a.txt', [''], end=''),
-           write(tmp_path / 'b.txt', ['text']),
-           write(tmp_path / 'c.txt', ['\n \n'])]
+  paths = [
+    write(tmp_path / 'a.txt', [''], end=''),
+    write(tmp_path / 'b.txt', ['text']),
+    write(tmp_path / 'c.txt', ['\n \n']),
+  ]
   assert read(corpus_lib.TextCorpus(tuple(paths))) == ['text']
 
 
 def test_files_in_another_order_have_the_same_documents(tmp_path):
   paths = tuple(
-      write(tmp_path / f'{index}.txt', [f'{index} {text}' for text in TEXTS])
-      for index in range(10))
+    write(tmp_path / f'{index}.txt', [f'{index} {text}' for text in TEXTS])
+    for index in range(10)
+  )
   corpus = corpus_lib.TextCorpus(paths)
   order = tf.constant([9, 3, 5, 7, 1, 0, 2, 4, 6, 8], tf.int64)
   assert read(corpus) != read(corpus, order)
@@ -73,8 +78,9 @@ def test_files_in_another_order_have_the_same_documents(tmp_path):
 @pytest.mark.parametrize('every', [2, 7, 100])
 def test_held_out_documents_are_disjoint_and_complete(tmp_path, every):
   paths = tuple(
-      write(tmp_path / f'{index}.txt', [f'{index} {text}' for text in TEXTS])
-      for index in range(3))
+    write(tmp_path / f'{index}.txt', [f'{index} {text}' for text in TEXTS])
+    for index in range(3)
+  )
   train = read(corpus_lib.TextCorpus(paths, corpus_lib.HeldOut(every, False)))
   valid = read(corpus_lib.TextCorpus(paths, corpus_lib.HeldOut(every, True)))
   everything = read(corpus_lib.TextCorpus(paths))
@@ -89,8 +95,9 @@ def test_every_nth_document_of_a_file_is_held_out(tmp_path):
 
 
 def test_files_of_one_document_are_held_out_too(tmp_path):
-  paths = tuple(write(tmp_path / f'{index}.txt', [f'text {index}'])
-                for index in range(6))
+  paths = tuple(
+    write(tmp_path / f'{index}.txt', [f'text {index}']) for index in range(6)
+  )
   valid = read(corpus_lib.TextCorpus(paths, corpus_lib.HeldOut(3, True)))
   assert valid == ['text 2', 'text 5']
 
@@ -99,8 +106,9 @@ def test_the_side_follows_from_training(tmp_path):
   path = write(tmp_path / 'a.txt')
   settings = {'input_path': path, 'held_out_documents': 5}
   train = read(corpus_lib.open_corpus(config(**settings)))
-  valid = read(corpus_lib.open_corpus(
-      config(**(settings | {'is_training': False}))))
+  valid = read(
+    corpus_lib.open_corpus(config(**(settings | {'is_training': False})))
+  )
   assert (len(train), len(valid)) == (20, 5)
 
 
@@ -112,8 +120,9 @@ def test_the_mean_length_is_of_documents(tmp_path):
 
 def test_two_sources_are_refused(tmp_path):
   with pytest.raises(errors.DataError) as caught:
-    corpus_lib.open_corpus(config(
-        input_path=write(tmp_path / 'a.txt'), tfds_name='wiki40b'))
+    corpus_lib.open_corpus(
+      config(input_path=write(tmp_path / 'a.txt'), tfds_name='wiki40b')
+    )
   assert 'must have one source' in str(caught.value)
   assert "train_data.tfds_name='wiki40b'" in str(caught.value)
 
@@ -133,14 +142,20 @@ def tfds_folder(tmp_path_factory):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
-      features = tfds.features.FeaturesDict({
-          'text': tfds.features.Text(), 'body': tfds.features.Text(),
-          'label': tfds.features.ClassLabel(num_classes=2)})
+      features = tfds.features.FeaturesDict(
+        {
+          'text': tfds.features.Text(),
+          'body': tfds.features.Text(),
+          'label': tfds.features.ClassLabel(num_classes=2),
+        }
+      )
       return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-      return {'train': self._generate_examples(),
-              'test': self._generate_examples()}
+      return {
+        'train': self._generate_examples(),
+        'test': self._generate_examples(),
+      }
 
     def _generate_examples(self):
       for number, text in enumerate(TEXTS):
@@ -154,8 +169,16 @@ def tfds_folder(tmp_path_factory):
 
 
 def tfds_config(folder, **settings):
-  return config(**({'tfds_name': 'tiny_texts', 'tfds_split': 'train',
-                    'tfds_data_dir': folder} | settings))
+  return config(
+    **(
+      {
+        'tfds_name': 'tiny_texts',
+        'tfds_split': 'train',
+        'tfds_data_dir': folder,
+      }
+      | settings
+    )
+  )
 
 
 def test_examples_of_tfds_are_documents(tfds_folder):
@@ -165,8 +188,9 @@ def test_examples_of_tfds_are_documents(tfds_folder):
 
 
 def test_another_feature_and_part_of_a_split_can_be_read(tfds_folder):
-  corpus = corpus_lib.open_corpus(tfds_config(
-      tfds_folder, tfds_text_feature='body', tfds_split='test[:8]'))
+  corpus = corpus_lib.open_corpus(
+    tfds_config(tfds_folder, tfds_text_feature='body', tfds_split='test[:8]')
+  )
   texts = read(corpus)
   assert len(texts) == 8
   assert set(texts) < {text.upper() for text in TEXTS}
@@ -174,18 +198,25 @@ def test_another_feature_and_part_of_a_split_can_be_read(tfds_folder):
 
 def test_tfds_documents_are_held_out_too(tfds_folder):
   train, valid = (
-      read(corpus_lib.open_corpus(tfds_config(
-          tfds_folder, held_out_documents=5, is_training=is_training)))
-      for is_training in (True, False))
+    read(
+      corpus_lib.open_corpus(
+        tfds_config(tfds_folder, held_out_documents=5, is_training=is_training)
+      )
+    )
+    for is_training in (True, False)
+  )
   assert (len(train), len(valid)) == (20, 5)
   assert sorted(train + valid) == sorted(TEXTS)
 
 
-@pytest.mark.parametrize(('settings', 'message'), [
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
     ({'tfds_name': 'no_such_data_set'}, "Received: 'no_such_data_set'"),
     ({'tfds_split': 'dev'}, "Received: 'dev'; there are 'test', 'train'"),
     ({'tfds_text_feature': 'label'}, "text features are 'body', 'text'"),
-])
+  ],
+)
 def test_what_tfds_lacks_is_named(tfds_folder, settings, message):
   with pytest.raises(errors.DataError, match=message):
     corpus_lib.open_corpus(tfds_config(tfds_folder, **settings))

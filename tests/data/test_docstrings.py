@@ -7,8 +7,10 @@ import pytest
 from tokendrop_tf import errors
 from tokendrop_tf.data import docstrings
 
-PROSE = ('Returns the first of the numbers that is larger than the others, '
-         'or none of them if there is no such number in the list.')
+PROSE = (
+  'Returns the first of the numbers that is larger than the others, '
+  'or none of them if there is no such number in the list.'
+)
 
 
 def clean(text):
@@ -20,27 +22,35 @@ def test_prose_stays_and_its_lines_are_joined():
 
 
 def test_paragraphs_are_lines_and_markup_goes():
-  text = f'{PROSE}\n\n    It is like :class:`~numpy.ndarray`, but ``smaller`` in size.'
-  assert clean(text) == (
-      f'{PROSE}\nIt is like numpy.ndarray, but smaller in size.')
+  second = 'It is like :class:`~numpy.ndarray`, but ``smaller`` in size.'
+  assert clean(f'{PROSE}\n\n    {second}') == (
+    f'{PROSE}\nIt is like numpy.ndarray, but smaller in size.'
+  )
 
 
-@pytest.mark.parametrize('code', [
+@pytest.mark.parametrize(
+  'code',
+  [
     '>>> the_first(of=the_numbers)\nthe third of them is a number',
     'x = [f(y) for y in (a, b)]; z = {k: v[0] for k in x}',
     '===== ========\nthe a    of the is\n===== ========',
     '.. code-block:: the name of a language is here',
     '| the left of a | the right of a | is this |',
-])
+  ],
+)
 def test_code_and_tables_go(code):
   assert clean(f'{PROSE}\n\n{code}') == PROSE
 
 
 def test_lists_of_parameters_become_their_descriptions():
-  google = (f'{PROSE}\n\nArgs:\n  name: Name of the file that is\n    written '
-            'at the end.\n  size: int')
-  numpy = (f'{PROSE}\n\nParameters\n----------\nname : str\n    Name of the '
-           'file that is\n    written at the end.')
+  google = (
+    f'{PROSE}\n\nArgs:\n  name: Name of the file that is\n    written '
+    'at the end.\n  size: int'
+  )
+  numpy = (
+    f'{PROSE}\n\nParameters\n----------\nname : str\n    Name of the '
+    'file that is\n    written at the end.'
+  )
   expected = f'{PROSE}\nName of the file that is written at the end.'
   assert clean(google) == expected
   assert clean(numpy) == expected
@@ -48,8 +58,13 @@ def test_lists_of_parameters_become_their_descriptions():
 
 def test_short_and_foreign_texts_go():
   assert clean('Returns the name.') == ''
-  assert clean('Gibt die erste Zahl zurück, die größer als alle übrigen ist, '
-               'und nichts, wo keine solche Zahl vorhanden war.') == ''
+  assert (
+    clean(
+      'Gibt die erste Zahl zurück, die größer als alle übrigen ist, '
+      'und nichts, wo keine solche Zahl vorhanden war.'
+    )
+    == ''
+  )
 
 
 def test_no_paragraph_comes_twice():
@@ -60,10 +75,15 @@ def test_no_paragraph_comes_twice():
 
 def test_docstrings_of_modules_classes_and_functions_are_found():
   tree = ast.parse(
-      '"""module"""\nclass A:\n  """class"""\n  def f(self):\n    "method"\n'
-      'def g():\n  """function"""\n  x = """no docstring"""\n')
+    '"""module"""\nclass A:\n  """class"""\n  def f(self):\n    "method"\n'
+    'def g():\n  """function"""\n  x = """no docstring"""\n'
+  )
   assert list(docstrings._docstrings_of(tree)) == [
-      'module', 'class', 'method', 'function']
+    'module',
+    'class',
+    'method',
+    'function',
+  ]
 
 
 @pytest.fixture
@@ -72,10 +92,13 @@ def library(tmp_path, monkeypatch):
   folder = tmp_path / 'library'
   (folder / 'tests').mkdir(parents=True)
   for name in ('b.py', 'a.py', 'tests/c.py', 'broken.py'):
-    words = [f'{PROSE} This is number {number} of {name[-4]} here, the end.'
-             for number in range(30)]
-    body = '\n'.join(f'def f{number}():\n  """{text}"""\n'
-                     for number, text in enumerate(words))
+    words = [
+      f'{PROSE} This is number {number} of {name[-4]} here, the end.'
+      for number in range(30)
+    ]
+    body = '\n'.join(
+      f'def f{number}():\n  """{text}"""\n' for number, text in enumerate(words)
+    )
     broken = 'def (:' if name == 'broken.py' else ''
     (folder / name).write_text(body + broken)
   monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(folder))

@@ -7,21 +7,30 @@ import tensorflow as tf
 
 from tokendrop_tf.data import loader
 
-NAMES = {'input_word_ids', 'input_mask', 'input_type_ids',
-         'masked_lm_positions', 'masked_lm_ids', 'masked_lm_weights'}
+NAMES = {
+  'input_word_ids',
+  'input_mask',
+  'input_type_ids',
+  'masked_lm_positions',
+  'masked_lm_ids',
+  'masked_lm_weights',
+}
 
 
 def load(numbered_text, context=None, **settings):
   return loader.load_dataset(
-      numbered_text.config(**settings), numbered_text.vocabulary, context)
+    numbered_text.config(**settings), numbered_text.vocabulary, context
+  )
 
 
 @pytest.fixture(scope='module')
 def once(numbered_text):
   """Loads with given settings once for all tests: batches, as a list."""
+
   @functools.cache
   def batches(**settings):
     return list(load(numbered_text, **settings))
+
   return batches
 
 
@@ -30,9 +39,12 @@ def rows(batches):
   found = []
   for batch in batches:
     for ids, mask, positions, labels in zip(
-        batch['input_word_ids'].numpy(), batch['input_mask'].numpy(),
-        batch['masked_lm_positions'].numpy(), batch['masked_lm_ids'].numpy(),
-        strict=True):
+      batch['input_word_ids'].numpy(),
+      batch['input_mask'].numpy(),
+      batch['masked_lm_positions'].numpy(),
+      batch['masked_lm_ids'].numpy(),
+      strict=True,
+    ):
       if mask.any():
         found.append((*ids, *positions, *labels))
   return found
@@ -41,8 +53,9 @@ def rows(batches):
 @pytest.mark.parametrize('is_training', [True, False])
 @pytest.mark.parametrize('drop_remainder', [True, False])
 def test_all_shapes_are_static(numbered_text, is_training, drop_remainder):
-  spec = load(numbered_text, is_training=is_training,
-              drop_remainder=drop_remainder).element_spec
+  spec = load(
+    numbered_text, is_training=is_training, drop_remainder=drop_remainder
+  ).element_spec
   assert set(spec) == NAMES
   for name, tensor in spec.items():
     size = 3 if name.startswith('masked_lm') else 16
@@ -83,25 +96,39 @@ def test_the_last_batch_is_filled_up_with_weightless_rows(numbered_text, once):
   empty = ~last['input_mask'].numpy().any(axis=1)
   assert empty.sum() == 7 - text_rows % 7
   assert not last['masked_lm_weights'].numpy()[empty].any()
-  assert (last['input_word_ids'].numpy()[empty]
-          == numbered_text.words.pad_id).all()
+  assert (
+    last['input_word_ids'].numpy()[empty] == numbered_text.words.pad_id
+  ).all()
 
 
 def test_the_last_batch_can_be_left_out(once):
   kept = once(is_training=False, drop_remainder=True, global_batch_size=7)
   everything = rows(once(is_training=False))
-  assert rows(kept) == everything[:len(everything) // 7 * 7]
+  assert rows(kept) == everything[: len(everything) // 7 * 7]
 
 
 @pytest.mark.parametrize('pipelines', [2, 3])
 @pytest.mark.parametrize('is_training', [True, False])
 def test_pipelines_get_disjoint_rows_and_together_all(
-    numbered_text, once, pipelines, is_training):
-  settings = {'is_training': is_training, 'global_batch_size': 6,
-              'max_predictions_per_seq': 14, 'mask_rate': 1.0,
-              'packing': 'within_documents'}
-  shares = [list(load(numbered_text, tf.distribute.InputContext(
-      pipelines, index, pipelines), **settings)) for index in range(pipelines)]
+  numbered_text, once, pipelines, is_training
+):
+  settings = {
+    'is_training': is_training,
+    'global_batch_size': 6,
+    'max_predictions_per_seq': 14,
+    'mask_rate': 1.0,
+    'packing': 'within_documents',
+  }
+  shares = [
+    list(
+      load(
+        numbered_text,
+        tf.distribute.InputContext(pipelines, index, pipelines),
+        **settings,
+      )
+    )
+    for index in range(pipelines)
+  ]
   for batch in shares[0]:
     assert batch['input_word_ids'].shape[0] == 6 // pipelines
   found = [row for share in shares for row in rows(share)]
@@ -110,22 +137,34 @@ def test_pipelines_get_disjoint_rows_and_together_all(
 
 
 def test_validation_gives_all_pipelines_equally_many_batches(numbered_text):
-  shares = [list(load(numbered_text, tf.distribute.InputContext(3, index, 6),
-                      is_training=False, global_batch_size=12))
-            for index in range(3)]
+  shares = [
+    list(
+      load(
+        numbered_text,
+        tf.distribute.InputContext(3, index, 6),
+        is_training=False,
+        global_batch_size=12,
+      )
+    )
+    for index in range(3)
+  ]
   assert len({len(share) for share in shares}) == 1
-  assert {batch['input_word_ids'].shape[0]
-          for share in shares for batch in share} == {2}
+  assert {
+    batch['input_word_ids'].shape[0] for share in shares for batch in share
+  } == {2}
 
 
 def test_a_strategy_gets_global_batches(numbered_text, once):
   strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
   dataset = strategy.distribute_datasets_from_function(
-      lambda context: load(numbered_text, context, is_training=False))
+    lambda context: load(numbered_text, context, is_training=False)
+  )
   found = []
   for batch in dataset:
-    parts = {name: strategy.experimental_local_results(value)
-             for name, value in batch.items()}
+    parts = {
+      name: strategy.experimental_local_results(value)
+      for name, value in batch.items()
+    }
     assert [len(part) for part in parts['input_word_ids']] == [2, 2]
     for replica in range(2):
       found += rows([{name: part[replica] for name, part in parts.items()}])
@@ -133,7 +172,8 @@ def test_a_strategy_gets_global_batches(numbered_text, once):
 
 
 def test_iteration_goes_on_where_a_checkpoint_was_taken(
-    numbered_text, once, tmp_path):
+  numbered_text, once, tmp_path
+):
   """Everything is graph code, so tf.data can save the position."""
   iterator = iter(load(numbered_text, num_epochs=3))
   for _ in range(100):
@@ -148,18 +188,23 @@ def test_options_are_deterministic_without_automatic_sharding(numbered_text):
   options = load(numbered_text).options()
   assert options.deterministic
   assert options.experimental_distribute.auto_shard_policy == (
-      tf.data.experimental.AutoShardPolicy.OFF)
+    tf.data.experimental.AutoShardPolicy.OFF
+  )
 
 
 def test_entropy_of_equally_frequent_labels_is_the_log_of_their_number(
-    tmp_path, numbered_text):
+  tmp_path, numbered_text
+):
   """At rate 1 every word is a label once: H = log(number of words)."""
   entropy = loader.label_entropy(
-      numbered_text.config(
-          is_training=False, mask_rate=1.0, max_predictions_per_seq=14),
-      numbered_text.vocabulary)
+    numbered_text.config(
+      is_training=False, mask_rate=1.0, max_predictions_per_seq=14
+    ),
+    numbered_text.vocabulary,
+  )
   assert entropy == pytest.approx(
-      math.log(len(numbered_text.words.ordinary_ids)))
+    math.log(len(numbered_text.words.ordinary_ids))
+  )
 
 
 def test_entropy_of_a_known_distribution(tmp_path, numbered_text):
@@ -167,16 +212,22 @@ def test_entropy_of_a_known_distribution(tmp_path, numbered_text):
   path = tmp_path / 'text.txt'
   path.write_text('n0 n0 n0 n1 ' * 100)
   entropy = loader.label_entropy(
-      numbered_text.config(
-          input_path=str(path), is_training=False, mask_rate=1.0,
-          max_predictions_per_seq=14), numbered_text.vocabulary)
+    numbered_text.config(
+      input_path=str(path),
+      is_training=False,
+      mask_rate=1.0,
+      max_predictions_per_seq=14,
+    ),
+    numbered_text.vocabulary,
+  )
   assert entropy == pytest.approx(math.log(4) - 0.75 * math.log(3))
 
 
 def test_entropy_reads_no_further_than_it_needs(numbered_text, monkeypatch):
   monkeypatch.setattr(loader, 'MAX_ENTROPY_LABELS', 40)
   entropy = loader.label_entropy(
-      numbered_text.config(is_training=False), numbered_text.vocabulary)
+    numbered_text.config(is_training=False), numbered_text.vocabulary
+  )
   # All different; the batch that reaches 40 has 12 slots at most.
   assert math.log(40) <= entropy <= math.log(52)
 
@@ -184,15 +235,30 @@ def test_entropy_reads_no_further_than_it_needs(numbered_text, monkeypatch):
 def test_real_text_is_read_as_documents(real_text, tmp_path, numbered_text):
   path = tmp_path / 'vocab.txt'
   letters = 'abcdefghijklmnopqrstuvwxyz0123456789'
-  path.write_text('\n'.join(
-      ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters,
-       *(f'##{letter}' for letter in letters)]))
+  path.write_text(
+    '\n'.join(
+      [
+        '[PAD]',
+        '[UNK]',
+        '[CLS]',
+        '[SEP]',
+        '[MASK]',
+        *letters,
+        *(f'##{letter}' for letter in letters),
+      ]
+    )
+  )
   vocabulary = numbered_text.vocabulary.replace(path=str(path))
   config = numbered_text.config(
-      input_path=str(real_text / 'valid.txt.gz'), is_training=False,
-      seq_length=512, max_predictions_per_seq=76, global_batch_size=64)
+    input_path=str(real_text / 'valid.txt.gz'),
+    is_training=False,
+    seq_length=512,
+    max_predictions_per_seq=76,
+    global_batch_size=64,
+  )
   separators = sum(
-      np.sum(batch['input_word_ids'].numpy()[:, 1:-1] == 3)
-      for batch in loader.load_dataset(config, vocabulary))
+    np.sum(batch['input_word_ids'].numpy()[:, 1:-1] == 3)
+    for batch in loader.load_dataset(config, vocabulary)
+  )
   # One between each two of the 74 documents, and one ends the last row.
   assert 73 <= separators <= 74

@@ -8,8 +8,17 @@ from tokendrop_tf.data import masking as masking_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # [PAD] is not 0 here: nothing may rely on that.
-TOKENS = ('a', 'b', '[MASK]', '[PAD]', *'cdefgh', '[SEP]', '[UNK]', '[CLS]',
-          *(f'w{number}' for number in range(187)))
+TOKENS = (
+  'a',
+  'b',
+  '[MASK]',
+  '[PAD]',
+  *'cdefgh',
+  '[SEP]',
+  '[UNK]',
+  '[CLS]',
+  *(f'w{number}' for number in range(187)),
+)
 VOCABULARY = vocabulary_lib.Vocabulary(TOKENS)
 SPECIAL = VOCABULARY.special_ids
 SEQ_LENGTH = 66
@@ -31,7 +40,8 @@ def masked(seed=(5, 7), **settings):
   tokens, lengths = ordinary_rows()
   features = make(**settings)(tokens, lengths, seed)
   original = np.pad(
-      tokens.numpy(), [[0, 0], [1, 1]], constant_values=VOCABULARY.sep_id)
+    tokens.numpy(), [[0, 0], [1, 1]], constant_values=VOCABULARY.sep_id
+  )
   original[:, 0] = VOCABULARY.cls_id
   return {name: value.numpy() for name, value in features.items()}, original
 
@@ -46,7 +56,8 @@ def test_the_share_of_labels_is_the_mask_rate():
   total = ROWS * (SEQ_LENGTH - 2)
   assert total > 100_000
   assert within_three_standard_errors(
-      features['masked_lm_weights'].sum(), total, 0.15)
+    features['masked_lm_weights'].sum(), total, 0.15
+  )
 
 
 def test_the_mean_number_of_labels_is_exact_not_rounded():
@@ -101,24 +112,33 @@ def test_labels_are_the_original_tokens():
   filled = features['masked_lm_weights'] == 1
   labels = np.take_along_axis(original, features['masked_lm_positions'], 1)
   np.testing.assert_array_equal(
-      features['masked_lm_ids'][filled], labels[filled])
+    features['masked_lm_ids'][filled], labels[filled]
+  )
 
 
 def test_tokens_that_are_no_labels_stay():
   features, original = masked()
   is_label = np.zeros_like(original, bool)
-  np.put_along_axis(is_label, features['masked_lm_positions'],
-                    features['masked_lm_weights'] > 0, axis=1)
+  np.put_along_axis(
+    is_label,
+    features['masked_lm_positions'],
+    features['masked_lm_weights'] > 0,
+    axis=1,
+  )
   # Empty slots name position 0, which is never a label.
   np.testing.assert_array_equal(
-      features['input_word_ids'][~is_label], original[~is_label])
+    features['input_word_ids'][~is_label], original[~is_label]
+  )
 
 
 def test_positions_ascend_and_empty_slots_are_zero():
   features, _ = masked()
   for positions, ids, weights in zip(
-      features['masked_lm_positions'], features['masked_lm_ids'],
-      features['masked_lm_weights'], strict=True):
+    features['masked_lm_positions'],
+    features['masked_lm_ids'],
+    features['masked_lm_weights'],
+    strict=True,
+  ):
     count = int(weights.sum())
     assert (weights[:count] == 1).all()
     assert (np.diff(positions[:count]) > 0).all()
@@ -129,10 +149,14 @@ def test_positions_ascend_and_empty_slots_are_zero():
 def test_special_tokens_are_never_labels():
   tokens, lengths = ordinary_rows(rows=256)
   draw = np.random.default_rng(1)
-  mixed = np.where(draw.random(tokens.shape) < 0.5,
-                   draw.choice(SPECIAL, tokens.shape), tokens.numpy())
+  mixed = np.where(
+    draw.random(tokens.shape) < 0.5,
+    draw.choice(SPECIAL, tokens.shape),
+    tokens.numpy(),
+  )
   features = make(mask_rate=1.0, slots=64)(
-      tf.constant(mixed, tf.int32), lengths, (1, 1))
+    tf.constant(mixed, tf.int32), lengths, (1, 1)
+  )
   filled = features['masked_lm_weights'].numpy() == 1
   ids = features['masked_lm_ids'].numpy()[filled]
   assert not set(ids) & set(SPECIAL)
@@ -146,7 +170,8 @@ def test_a_row_has_at_least_one_label_and_at_most_all_slots():
   few = make(mask_rate=0.01)(tokens, lengths, (0, 0))
   many = make(mask_rate=0.9, slots=20)(tokens, lengths, (0, 0))
   np.testing.assert_array_equal(
-      few['masked_lm_weights'].numpy().sum(axis=1), [1, 1, 1, 1])
+    few['masked_lm_weights'].numpy().sum(axis=1), [1, 1, 1, 1]
+  )
   assert many['masked_lm_weights'].numpy().sum(axis=1).max() == 20
 
 
@@ -164,7 +189,8 @@ def test_a_short_row_ends_with_sep_and_padding():
   assert ids[4] == VOCABULARY.sep_id
   assert (ids[5:] == VOCABULARY.pad_id).all()
   np.testing.assert_array_equal(
-      features['input_mask'][0], [1, 1, 1, 1, 1, 0, 0, 0])
+    features['input_mask'][0], [1, 1, 1, 1, 1, 0, 0, 0]
+  )
   assert not features['input_type_ids'].numpy().any()
 
 
@@ -178,8 +204,11 @@ def test_equal_seeds_give_equal_masks_and_others_do_not():
 
 
 def test_shapes_and_types_are_the_model_gardens():
-  features = tf.data.Dataset.from_tensors(ordinary_rows()).map(
-      lambda tokens, lengths: make()(tokens, lengths, (0, 0))).element_spec
+  features = (
+    tf.data.Dataset.from_tensors(ordinary_rows())
+    .map(lambda tokens, lengths: make()(tokens, lengths, (0, 0)))
+    .element_spec
+  )
   slots = ('masked_lm_positions', 'masked_lm_ids', 'masked_lm_weights')
   for name, spec in features.items():
     assert spec.shape[1] == (20 if name in slots else SEQ_LENGTH), name
@@ -191,4 +220,5 @@ def test_shapes_and_types_are_the_model_gardens():
 def test_other_rates_are_kept_too(rate):
   features, _ = masked(mask_rate=rate, slots=40)
   assert within_three_standard_errors(
-      features['masked_lm_weights'].sum(), ROWS * 64, rate)
+    features['masked_lm_weights'].sum(), ROWS * 64, rate
+  )

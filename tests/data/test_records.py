@@ -6,21 +6,33 @@ from tokendrop_tf import configs
 from tokendrop_tf.data import records
 
 CONFIG = configs.PretrainingDataConfig(
-    is_training=True, seq_length=8, max_predictions_per_seq=2, seed=1,
-    shuffle_buffer_size=16)
+  is_training=True,
+  seq_length=8,
+  max_predictions_per_seq=2,
+  seed=1,
+  shuffle_buffer_size=16,
+)
 
 
 def features(rows=3, with_labels=False):
   draw = np.random.default_rng(rows)
-  ints = {name: draw.integers(0, 1 << 20, [rows, size]).astype(np.int32)
-          for name, size in (('input_word_ids', 8), ('input_mask', 8),
-                             ('input_type_ids', 8), ('masked_lm_ids', 2),
-                             ('masked_lm_positions', 2))}
+  ints = {
+    name: draw.integers(0, 1 << 20, [rows, size]).astype(np.int32)
+    for name, size in (
+      ('input_word_ids', 8),
+      ('input_mask', 8),
+      ('input_type_ids', 8),
+      ('masked_lm_ids', 2),
+      ('masked_lm_positions', 2),
+    )
+  }
   if with_labels:
     ints['next_sentence_labels'] = draw.integers(0, 2, [rows, 1], np.int32)
   weights = draw.random([rows, 2]).astype(np.float32)
-  return {name: tf.constant(value) for name, value in
-          (ints | {'masked_lm_weights': weights}).items()}
+  return {
+    name: tf.constant(value)
+    for name, value in (ints | {'masked_lm_weights': weights}).items()
+  }
 
 
 def assert_equal(first, second):
@@ -53,7 +65,8 @@ def test_next_sentence_labels_are_parsed_when_asked_for():
 def test_records_are_ordinary_examples():
   written = features(rows=1)
   example = tf.train.Example.FromString(
-      records.serialize(written)[0].numpy()).features.feature
+    records.serialize(written)[0].numpy()
+  ).features.feature
   assert set(example) == set(written)
   for name, value in written.items():
     kind = 'float_list' if name == 'masked_lm_weights' else 'int64_list'
@@ -64,10 +77,16 @@ def test_the_model_garden_reads_what_is_written(tmp_path):
   written = features(rows=5)
   path = write(tmp_path / 'a.tfrecord', records.serialize(written).numpy())
   loader = pretrain_dataloader.BertPretrainDataLoader(
-      pretrain_dataloader.BertPretrainDataConfig(
-          input_path=path, is_training=False, global_batch_size=5,
-          seq_length=8, max_predictions_per_seq=2, use_v2_feature_names=True,
-          use_next_sentence_label=False))
+    pretrain_dataloader.BertPretrainDataConfig(
+      input_path=path,
+      is_training=False,
+      global_batch_size=5,
+      seq_length=8,
+      max_predictions_per_seq=2,
+      use_v2_feature_names=True,
+      use_next_sentence_label=False,
+    )
+  )
   assert_equal(written, next(iter(loader.load())))
 
 
@@ -85,18 +104,26 @@ def numbered_files(tmp_path, num_files, rows=50):
     written = features(rows)
     numbers = np.arange(file * rows, (file + 1) * rows, dtype=np.int32)
     written['input_word_ids'] = tf.constant(
-        np.repeat(numbers[:, np.newaxis], 8, 1))
-    paths.append(write(tmp_path / f'{file}.tfrecord',
-                       records.serialize(written).numpy(),
-                       'GZIP' if file % 2 else ''))
+      np.repeat(numbers[:, np.newaxis], 8, 1)
+    )
+    paths.append(
+      write(
+        tmp_path / f'{file}.tfrecord',
+        records.serialize(written).numpy(),
+        'GZIP' if file % 2 else '',
+      )
+    )
   return tuple(paths)
 
 
 def read(paths, config=CONFIG, num_epochs=1, pipelines=1, index=0):
   context = tf.distribute.InputContext(pipelines, index, pipelines)
   blocks = records.RecordReader(paths, config).blocks(num_epochs, context)
-  return [number for block in blocks
-          for number in block['input_word_ids'][:, 0].numpy().tolist()]
+  return [
+    number
+    for block in blocks
+    for number in block['input_word_ids'][:, 0].numpy().tolist()
+  ]
 
 
 def test_every_record_is_read_once_an_epoch(tmp_path):
@@ -106,7 +133,8 @@ def test_every_record_is_read_once_an_epoch(tmp_path):
 
 
 def test_training_shuffles_each_epoch_afresh_and_repeats_with_its_seed(
-    tmp_path):
+  tmp_path,
+):
   paths = numbered_files(tmp_path, 3)
   numbers = read(paths, num_epochs=2)
   assert numbers[:150] != numbers[150:]
@@ -125,7 +153,9 @@ def test_pipelines_read_disjoint_records_and_together_all(tmp_path):
     folder = tmp_path / f'{pipelines}-{num_files}'
     folder.mkdir()
     paths = numbered_files(folder, num_files)
-    shares = [read(paths, pipelines=pipelines, index=index)
-              for index in range(pipelines)]
+    shares = [
+      read(paths, pipelines=pipelines, index=index)
+      for index in range(pipelines)
+    ]
     everything = sorted(number for share in shares for number in share)
     assert everything == list(range(50 * num_files))

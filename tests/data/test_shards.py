@@ -8,17 +8,24 @@ from tokendrop_tf import errors
 from tokendrop_tf.data import loader, records, shards
 
 
-def job(numbered_text, tmp_path, name='shards', num_shards=3, gzip=False,
-        **settings):
+def job(
+  numbered_text, tmp_path, name='shards', num_shards=3, gzip=False, **settings
+):
   return shards.ShardJob(
-      numbered_text.config(**settings), numbered_text.vocabulary,
-      str(tmp_path / name / 'part'), num_shards, gzip)
+    numbered_text.config(**settings),
+    numbered_text.vocabulary,
+    str(tmp_path / name / 'part'),
+    num_shards,
+    gzip,
+  )
 
 
 def written(job):
   compression = 'GZIP' if job.gzip else ''
-  return [record.numpy() for record in
-          tf.data.TFRecordDataset(job.paths(), compression)]
+  return [
+    record.numpy()
+    for record in tf.data.TFRecordDataset(job.paths(), compression)
+  ]
 
 
 def live(numbered_text, **settings):
@@ -27,19 +34,24 @@ def live(numbered_text, **settings):
   rows = []
   for batch in loader.load_dataset(config, numbered_text.vocabulary):
     whole = tf.reduce_any(batch['input_mask'] > 0, axis=1)
-    batch = {name: tf.boolean_mask(value, whole)
-             for name, value in batch.items()}
+    batch = {
+      name: tf.boolean_mask(value, whole) for name, value in batch.items()
+    }
     rows += list(records.serialize(batch).numpy())
   return rows
 
 
-@pytest.mark.parametrize('settings', [
+@pytest.mark.parametrize(
+  'settings',
+  [
     {'num_epochs': 2, 'seed': 7},
     {'packing': 'within_documents'},
     {'held_out_documents': 5, 'is_training': False},
-])
+  ],
+)
 def test_written_and_live_examples_are_the_same(
-    numbered_text, tmp_path, settings):
+  numbered_text, tmp_path, settings
+):
   a_job = job(numbered_text, tmp_path, **settings)
   total = shards.write_shards(a_job)
   examples = written(a_job)
@@ -84,12 +96,14 @@ def test_only_whole_shards_are_ever_visible(numbered_text, tmp_path):
   folder = os.path.dirname(a_job.output)
   seen = []
   shards.write_shards(
-      a_job, on_progress=lambda count: seen.append(
-          shards.existing_shards(a_job.output)))
+    a_job,
+    on_progress=lambda count: seen.append(shards.existing_shards(a_job.output)),
+  )
   assert seen
   assert not any(seen)
   assert sorted(os.listdir(folder)) == [
-      os.path.basename(path) for path in a_job.paths()]
+    os.path.basename(path) for path in a_job.paths()
+  ]
 
 
 def test_a_failure_leaves_nothing_behind(numbered_text, tmp_path):

@@ -16,9 +16,13 @@ def test_globs_are_expanded_sorted_and_joined(tmp_path):
     write(tmp_path / name, b'text')
   (tmp_path / 'folder.txt').mkdir()
   found = text_files.match_files(
-      f'{tmp_path}/*.txt, {tmp_path}/a*,{tmp_path}/*.gz')
+    f'{tmp_path}/*.txt, {tmp_path}/a*,{tmp_path}/*.gz'
+  )
   assert [path.rpartition('/')[2] for path in found] == [
-      'a.txt', 'b.txt', 'c.txt.gz']
+    'a.txt',
+    'b.txt',
+    'c.txt.gz',
+  ]
 
 
 def test_a_list_of_globs_is_a_source_too(tmp_path):
@@ -36,8 +40,9 @@ def test_a_glob_without_files_is_named(tmp_path):
   with pytest.raises(errors.DataError) as caught:
     text_files.match_files(f'{tmp_path}/a.txt,nowhere/*.txt', 'x.input_path')
   assert str(caught.value) == (
-      "x.input_path must name existing files. Received: 'nowhere/*.txt', which "
-      'matches no file. Set x.input_path.')
+    "x.input_path must name existing files. Received: 'nowhere/*.txt', which "
+    'matches no file. Set x.input_path.'
+  )
 
 
 @pytest.mark.parametrize('input_path', ['', ' , ', []])
@@ -56,7 +61,8 @@ def test_utf8_passes_with_its_size(tmp_path, name):
 @pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz'])
 @pytest.mark.parametrize('chunk', [4, 5, 6, 7, 1 << 20])
 def test_what_is_not_utf8_is_named_with_its_line(
-    tmp_path, monkeypatch, name, chunk):
+  tmp_path, monkeypatch, name, chunk
+):
   monkeypatch.setattr(text_files, '_CHUNK_BYTES', chunk)
   path = write(tmp_path / name, 'é\nüü\nok '.encode() + b'\xe9t\xe9\nok\n')
   with pytest.raises(errors.DataError, match='Text must be UTF-8') as caught:
@@ -75,12 +81,16 @@ def test_a_head_may_end_within_a_character(tmp_path):
   assert text_files.check_utf8(path, most=3) == 3
 
 
-@pytest.mark.parametrize('damage', [
-    lambda data: data[:len(data) // 2],
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda data: data[: len(data) // 2],
     lambda data: data[:40] + b'\0\1\2\3' + data[44:],
     lambda data: data[:-8] + bytes(8),
     lambda data: b'no gzip data at all',
-], ids=['truncated', 'altered', 'checksum', 'not gzip'])
+  ],
+  ids=['truncated', 'altered', 'checksum', 'not gzip'],
+)
 def test_a_damaged_gzip_file_is_named(tmp_path, damage):
   content = ''.join(f'line {number}\n' for number in range(5000)).encode()
   path = tmp_path / 'a.txt.gz'

@@ -11,9 +11,11 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 SPECIAL = vocabulary_lib.SPECIAL_TOKENS
 WORDS = ('the', 'token', '##s', 'drop', ',', 'e', '##e')
-TEXT = ['The quick brown fox, and the lazy dogs; they jumped.',
-        'Tokens dropped from the middle layers are quicker tokens.',
-        'Über naïve façades: 3.5 % of cafés, and 北京.'] * 3
+TEXT = [
+  'The quick brown fox, and the lazy dogs; they jumped.',
+  'Tokens dropped from the middle layers are quicker tokens.',
+  'Über naïve façades: 3.5 % of cafés, and 北京.',
+] * 3
 
 
 def vocabulary_file(tmp_path, tokens):
@@ -28,16 +30,23 @@ def documents(texts=tuple(TEXT)):
 
 def test_ids_are_line_numbers(tmp_path):
   vocabulary = vocabulary_lib.Vocabulary.from_file(
-      vocabulary_file(tmp_path, SPECIAL + WORDS))
+    vocabulary_file(tmp_path, SPECIAL + WORDS)
+  )
   assert vocabulary.size == 12
   assert vocabulary.ids_of(('[PAD]', 'the', '##e')) == (0, 5, 11)
-  assert (vocabulary.pad_id, vocabulary.unk_id, vocabulary.cls_id,
-          vocabulary.sep_id, vocabulary.mask_id) == (0, 1, 2, 3, 4)
+  assert (
+    vocabulary.pad_id,
+    vocabulary.unk_id,
+    vocabulary.cls_id,
+    vocabulary.sep_id,
+    vocabulary.mask_id,
+  ) == (0, 1, 2, 3, 4)
 
 
 def test_special_ids_come_from_the_file_not_from_a_fixed_place(tmp_path):
   vocabulary = vocabulary_lib.Vocabulary.from_file(
-      vocabulary_file(tmp_path, WORDS + SPECIAL[::-1]))
+    vocabulary_file(tmp_path, WORDS + SPECIAL[::-1])
+  )
   assert vocabulary.pad_id == 11
   assert vocabulary.mask_id == 7
   np.testing.assert_array_equal(vocabulary.ordinary_ids, range(7))
@@ -71,10 +80,13 @@ def test_a_repeated_token_is_named_with_both_lines(tmp_path):
     vocabulary_lib.Vocabulary.from_file(path)
 
 
-@pytest.mark.parametrize(('content', 'message'), [
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
     (b'', 'is empty'),
     (b'[PAD]\n[UNK]\n\xff\n', 'line 3, which is not'),
-])
+  ],
+)
 def test_an_unusable_file_is_refused(tmp_path, content, message):
   path = tmp_path / 'vocab.txt'
   path.write_bytes(content)
@@ -105,23 +117,28 @@ def test_counts_are_read_by_token(tmp_path):
   assert counts.dtype == np.int64
 
 
-@pytest.mark.parametrize(('line', 'message'), [
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
     ('drop 7', "'drop 7' on line 2"),
     ('drop\t-1', 'on line 2'),
     ('fall\t7', "'fall' on line 2 of .*, absent from"),
-])
+  ],
+)
 def test_a_bad_line_of_counts_is_named(tmp_path, line, message):
   path = tmp_path / 'counts.tsv'
   path.write_text(f'the\t1\n{line}\n')
   with pytest.raises(errors.DataError, match=message):
     vocabulary_lib.read_token_counts(
-        str(path), vocabulary_lib.Vocabulary(SPECIAL + WORDS))
+      str(path), vocabulary_lib.Vocabulary(SPECIAL + WORDS)
+    )
 
 
 def test_absent_counts_are_refused(tmp_path):
   with pytest.raises(errors.DataError, match='Set vocabulary.counts_path'):
     vocabulary_lib.read_token_counts(
-        str(tmp_path / 'absent.tsv'), vocabulary_lib.Vocabulary(SPECIAL))
+      str(tmp_path / 'absent.tsv'), vocabulary_lib.Vocabulary(SPECIAL)
+    )
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -130,8 +147,12 @@ def test_what_is_written_is_read_again(tmp_path):
   vocabulary_lib.write_vocabulary(path, SPECIAL + WORDS, counts)
   vocabulary = vocabulary_lib.Vocabulary.from_file(path)
   assert vocabulary.tokens == SPECIAL + WORDS
-  np.testing.assert_array_equal(vocabulary_lib.read_token_counts(
-      vocabulary_lib.counts_path_for(path), vocabulary), counts)
+  np.testing.assert_array_equal(
+    vocabulary_lib.read_token_counts(
+      vocabulary_lib.counts_path_for(path), vocabulary
+    ),
+    counts,
+  )
   names = sorted(file.name for file in (tmp_path / 'new').iterdir())
   assert names == ['vocab.counts.tsv', 'vocab.txt']
 
@@ -155,7 +176,8 @@ def test_text_that_supports_fewer_tokens_gives_fewer():
 @pytest.mark.parametrize('lower_case', [True, False])
 def test_training_knows_every_word_of_its_text(lower_case):
   vocabulary = vocabulary_lib.train_vocabulary(
-      documents(), size=200, lower_case=lower_case)
+    documents(), size=200, lower_case=lower_case
+  )
   counts = vocabulary_lib.count_tokens(documents(), vocabulary)
   assert counts[vocabulary.unk_id] == 0
   assert counts.sum() > 100
@@ -174,8 +196,10 @@ def test_words_are_split_as_in_the_trainer(lower_case):
   vocabulary = vocabulary_lib.train_vocabulary(documents(), 150, lower_case)
   trained = vocabulary_lib._new_wordpiece_tokenizer(lower_case)
   trained.model = type(trained.model)(
-      {token: index for index, token in enumerate(vocabulary.tokens)},
-      unk_token='[UNK]', max_input_chars_per_word=100)
+    {token: index for index, token in enumerate(vocabulary.tokens)},
+    unk_token='[UNK]',
+    max_input_chars_per_word=100,
+  )
   text = ' '.join(TEXT) + " don't re-use x_y: ÉCOLE 東京 [MASK] zzz\tend\u00a0."
   ours = vocabulary.tokenizer().tokenize([text])[0].numpy().tolist()
   assert ours == trained.encode(text, add_special_tokens=False).ids
@@ -184,14 +208,18 @@ def test_words_are_split_as_in_the_trainer(lower_case):
 def test_training_repeats_exactly_in_another_process():
   """Its hash tables are randomised in every process."""
   program = (
-      'import hashlib, sys, tensorflow as tf\n'
-      'from tokendrop_tf.data import vocabulary\n'
-      'texts = tf.data.Dataset.from_tensors(eval(sys.argv[1]))\n'
-      'tokens = vocabulary.train_vocabulary(texts, 120).tokens\n'
-      'print(hashlib.md5(repr(tokens).encode()).hexdigest())')
+    'import hashlib, sys, tensorflow as tf\n'
+    'from tokendrop_tf.data import vocabulary\n'
+    'texts = tf.data.Dataset.from_tensors(eval(sys.argv[1]))\n'
+    'tokens = vocabulary.train_vocabulary(texts, 120).tokens\n'
+    'print(hashlib.md5(repr(tokens).encode()).hexdigest())'
+  )
   printed = subprocess.run(
-      [sys.executable, '-c', program, repr(TEXT)], check=True,
-      capture_output=True, text=True).stdout.strip()
+    [sys.executable, '-c', program, repr(TEXT)],
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
   tokens = vocabulary_lib.train_vocabulary(documents(), 120).tokens
   assert printed == hashlib.md5(repr(tokens).encode()).hexdigest()
 
@@ -199,11 +227,21 @@ def test_training_repeats_exactly_in_another_process():
 def test_counts_are_of_what_the_tokenizer_gives():
   vocabulary = vocabulary_lib.Vocabulary(SPECIAL + WORDS)
   counts = vocabulary_lib.count_tokens(
-      documents(('The tokens, the tokens.', 'drop', '')), vocabulary)
-  found = {token: count for token, count in
-           zip(vocabulary.tokens, counts, strict=True) if count}
+    documents(('The tokens, the tokens.', 'drop', '')), vocabulary
+  )
+  found = {
+    token: count
+    for token, count in zip(vocabulary.tokens, counts, strict=True)
+    if count
+  }
   assert found == {
-      'the': 2, 'token': 2, '##s': 2, ',': 1, 'drop': 1, '[UNK]': 1}
+    'the': 2,
+    'token': 2,
+    '##s': 2,
+    ',': 1,
+    'drop': 1,
+    '[UNK]': 1,
+  }
 
 
 def test_special_tokens_in_text_are_words_like_others():

@@ -17,8 +17,8 @@ _RECORDS_PER_STEP = 1024
 
 
 def check_dataset(
-    config: configs.PretrainingDataConfig,
-    vocabulary: configs.VocabularyConfig) -> None:
+  config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
+) -> None:
   """Checks that a data section and its files can be trained on.
 
   Args:
@@ -34,40 +34,57 @@ def check_dataset(
     check_dataset(params.task.train_data, params.task.vocabulary)
   """
   words = vocabulary_lib.Vocabulary.from_file(
-      vocabulary.path, vocabulary.lower_case)
-  _check_settings(config)
-  if records.reads_records(config):
-    _RecordCheck(config, words).run()
+    vocabulary.path, vocabulary.lower_case
+  )
+  record_files = records.record_files(config)
+  _check_settings(config, bool(record_files))
+  if record_files:
+    _RecordCheck(config, words, record_files).run()
   else:
     _check_rows(config, words)
 
 
-def _check_settings(config):
+def _check_settings(config, has_records):
   def name(field):
     return corpus_lib.setting_name(config, field)
+
   if config.seq_length < 3:
     raise errors.DataError(
-        f'{name("seq_length")} must be at least 3, for [CLS], a token and '
-        f'[SEP]. Received: {config.seq_length}. Set {name("seq_length")}.')
+      f'{name("seq_length")} must be at least 3, for [CLS], a token and '
+      f'[SEP]. Received: {config.seq_length}. Set {name("seq_length")}.'
+    )
   if config.packing not in configs.PACKINGS:
     raise errors.DataError(
-        f'{name("packing")} must be one of {", ".join(configs.PACKINGS)}. '
-        f'Received: {config.packing!r}. Set {name("packing")}.')
+      f'{name("packing")} must be one of {", ".join(configs.PACKINGS)}. '
+      f'Received: {config.packing!r}. Set {name("packing")}.'
+    )
   least = max(math.floor(config.mask_rate * (config.seq_length - 2)), 1)
   if not least <= config.max_predictions_per_seq <= config.seq_length - 2:
     raise errors.DataError(
-        f'{name("max_predictions_per_seq")} must hold the labels of a row: at '
-        'least mask_rate * (seq_length - 2), at most seq_length - 2. Received: '
-        f'max_predictions_per_seq={config.max_predictions_per_seq}, '
-        f'mask_rate={config.mask_rate}, seq_length={config.seq_length}, which '
-        f'need {least} to {config.seq_length - 2}. Set '
-        f'{name("max_predictions_per_seq")}.')
-  if config.use_next_sentence_label and not records.reads_records(config):
+      f'{name("max_predictions_per_seq")} must hold the labels of a row: at '
+      'least mask_rate * (seq_length - 2), at most seq_length - 2. Received: '
+      f'max_predictions_per_seq={config.max_predictions_per_seq}, '
+      f'mask_rate={config.mask_rate}, seq_length={config.seq_length}, which '
+      f'need {least} to {config.seq_length - 2}. Set '
+      f'{name("max_predictions_per_seq")}.'
+    )
+  if config.use_next_sentence_label and not has_records:
     raise errors.DataError(
-        f'{name("use_next_sentence_label")} needs TFRecords, text has no such '
-        f'labels. Received: {name("input_path")}={config.input_path!r}. Unset '
-        f'{name("use_next_sentence_label")}, or set {name("input_path")} to '
-        'files whose name contains .tfrecord.')
+      f'{name("use_next_sentence_label")} needs TFRecords, text has no such '
+      f'labels. Received: {name("input_path")}={config.input_path!r}. Unset '
+      f'{name("use_next_sentence_label")}, or set {name("input_path")} to '
+      'files whose name contains .tfrecord.'
+    )
+
+
+def refuse_records(config: configs.PretrainingDataConfig) -> None:
+  """Raises a DataError if a data section names TFRecords instead of text."""
+  if files := records.record_files(config):
+    setting = corpus_lib.setting_name(config, 'input_path')
+    raise errors.DataError(
+      f'{setting} must name text. Received: {files[0]}, which holds '
+      f'examples, by its name. Set {setting}.'
+    )
 
 
 def check_text(config: configs.PretrainingDataConfig):
@@ -76,9 +93,10 @@ def check_text(config: configs.PretrainingDataConfig):
   Raises:
     DataError: naming the first file that is not UTF-8 text.
   """
+  refuse_records(config)
   corpus = corpus_lib.open_corpus(config)
   if config.input_path:
-    _check_files_are_text(corpus.paths, config)
+    _check_files_are_text(corpus.paths)
   return corpus
 
 
@@ -95,14 +113,9 @@ def _fills_up(config) -> bool:
   return not config.is_training and not config.drop_remainder
 
 
-def _check_files_are_text(paths, config):
+def _check_files_are_text(paths):
   is_large = sum(map(text_files.num_bytes, paths)) > MAX_SCANNED_BYTES
   for path in paths:
-    if records.is_record_file(path):
-      name = corpus_lib.setting_name(config, 'input_path')
-      raise errors.DataError(
-          f'{name} must name either text or TFRecords. Received: both, e.g. '
-          f'{path}. Set {name} to a narrower glob.')
     text_files.check_utf8(path, _HEAD_BYTES if is_large else None)
 
 
@@ -120,40 +133,41 @@ def _count_rows(corpus, words, config, most: int) -> int:
 def _too_few(config, source, found, needed) -> errors.DataError:
   def name(field):
     return corpus_lib.setting_name(config, field)
+
   held_out = ''
   if config.held_out_documents:
     side = 'all but the' if config.is_training else 'only the'
-    held_out = (f', reading {side} held-out documents '
-                f'({name("held_out_documents")}={config.held_out_documents})')
+    held_out = (
+      f', reading {side} held-out documents '
+      f'({name("held_out_documents")}={config.held_out_documents})'
+    )
   if not found:
     return errors.DataError(
-        f'A corpus must hold text. Received: none in {source}{held_out}. Set '
-        f'{name("input_path")}.')
+      f'A corpus must hold text. Received: none in {source}{held_out}. Set '
+      f'{name("input_path")}.'
+    )
   return errors.DataError(
-      'A corpus must fill at least one batch. Received: '
-      f'{found} examples of {config.seq_length} tokens in {source}{held_out}, '
-      f'{needed} to a batch. Give more text, or lower '
-      f'{name("global_batch_size")} or {name("seq_length")}.')
+    'A corpus must fill at least one batch. Received: '
+    f'{found} examples of {config.seq_length} tokens in {source}{held_out}, '
+    f'{needed} to a batch. Give more text, or lower '
+    f'{name("global_batch_size")} or {name("seq_length")}.'
+  )
 
 
 class _RecordCheck:
   """Checks the files of examples that a data section names."""
 
-  def __init__(self, config, words):
+  def __init__(self, config, words, paths):
     self._config = config
     self._words = words
     self._input_path = corpus_lib.setting_name(config, 'input_path')
-    self._paths = text_files.match_files(config.input_path, self._input_path)
-    size = sum(tf.io.gfile.stat(path).length for path in self._paths)
+    self._paths = paths
+    size = sum(tf.io.gfile.stat(path).length for path in paths)
     self._is_large = size > MAX_SCANNED_BYTES
 
   def run(self):
     found = 0
     for path in self._paths:
-      if not records.is_record_file(path):
-        raise errors.DataError(
-            f'{self._input_path} must name either text or TFRecords. Received: '
-            f'both, e.g. {path}. Set {self._input_path} to a narrower glob.')
       found += self._check_file(path)
     needed = 1 if _fills_up(self._config) else self._config.global_batch_size
     # Of a large corpus only the heads were counted.
@@ -174,9 +188,10 @@ class _RecordCheck:
         found += int(batch.shape[0])
     except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
       raise errors.DataError(
-          'A TFRecord file must end with a whole record and be undamaged. '
-          f'Received: {path}, damaged in or after record {found} '
-          f'({_first_line(error)}). Write or copy the file anew.') from error
+        'A TFRecord file must end with a whole record and be undamaged. '
+        f'Received: {path}, damaged in or after record {found} '
+        f'({_first_line(error)}). Write or copy the file anew.'
+      ) from error
     return found
 
   def _check_features(self, path: str, record: bytes):
@@ -185,8 +200,9 @@ class _RecordCheck:
       found = tf.train.Example.FromString(record).features.feature
     except Exception as error:  # pylint: disable=broad-except
       raise errors.DataError(
-          f'A TFRecord must hold tf.train.Example messages. Received: {path}, '
-          f'which does not. Set {self._input_path}.') from error
+        f'A TFRecord must hold tf.train.Example messages. Received: {path}, '
+        f'which does not. Set {self._input_path}.'
+      ) from error
     for name, spec in records.feature_spec(self._config).items():
       if name not in found:
         raise self._missing(path, name, found)
@@ -199,42 +215,51 @@ class _RecordCheck:
   def _missing(self, path, name, found):
     hint = ''
     if 'input_ids' in found:
-      hint = (' It has the older names; write it with --use_v2_feature_names.')
+      hint = ' It has the older names; write it with --use_v2_feature_names.'
     return errors.DataError(
-        'An example must hold the features of the Model Garden, v2 names. '
-        f'Received: {path}, without {name}; it has {", ".join(sorted(found))}.'
-        f'{hint} Set {self._input_path}.')
+      'An example must hold the features of the Model Garden, v2 names. '
+      f'Received: {path}, without {name}; it has {", ".join(sorted(found))}.'
+      f'{hint} Set {self._input_path}.'
+    )
 
   def _misfit(self, path, name, spec, kind, size):
-    setting = ('max_predictions_per_seq' if name.startswith('masked_lm')
-               else 'seq_length')
+    setting = (
+      'max_predictions_per_seq'
+      if name.startswith('masked_lm')
+      else 'seq_length'
+    )
     wanted = f'{spec.shape[0]} values of type {spec.dtype.name}'
     setting = corpus_lib.setting_name(self._config, setting)
     return errors.DataError(
-        f'Feature {name} must have {wanted}. Received: {size} values in '
-        f'{kind or "no list"} in {path}. Set {setting} to what the file was '
-        f'written with, or {self._input_path}.')
+      f'Feature {name} must have {wanted}. Received: {size} values in '
+      f'{kind or "no list"} in {path}. Set {setting} to what the file was '
+      f'written with, or {self._input_path}.'
+    )
 
   def _check_values(self, path, batch):
     try:
       features = records.parse(batch, self._config)
     except tf.errors.InvalidArgumentError as error:
       raise errors.DataError(
-          'All examples of a file must have the same features. Received: '
-          f'{path}, with one that differs ({_first_line(error)}). Write the '
-          'file anew.') from error
+        'All examples of a file must have the same features. Received: '
+        f'{path}, with one that differs ({_first_line(error)}). Write the '
+        'file anew.'
+      ) from error
     size, length = self._words.size, self._config.seq_length
-    limits = {'input_word_ids': (size, 'the vocabulary'),
-              'masked_lm_ids': (size, 'the vocabulary'),
-              'masked_lm_positions': (length, 'the sequence')}
+    limits = {
+      'input_word_ids': (size, 'the vocabulary'),
+      'masked_lm_ids': (size, 'the vocabulary'),
+      'masked_lm_positions': (length, 'the sequence'),
+    }
     for name, (limit, what) in limits.items():
       least = int(tf.reduce_min(features[name]))
       most = int(tf.reduce_max(features[name]))
       if least < 0 or most >= limit:
         raise errors.DataError(
-            f'{name} must lie in {what}, from 0 to {limit - 1}. Received: '
-            f'{least if least < 0 else most} in {path}. Set vocabulary.path '
-            f'to the one that it was written with, or {self._input_path}.')
+          f'{name} must lie in {what}, from 0 to {limit - 1}. Received: '
+          f'{least if least < 0 else most} in {path}. Set vocabulary.path '
+          f'to the one that it was written with, or {self._input_path}.'
+        )
 
 
 def _first_line(error) -> str:

@@ -49,18 +49,24 @@ def open_corpus(config: configs.PretrainingDataConfig):
   input_path = setting_name(config, 'input_path')
   if config.input_path and config.tfds_name:
     raise errors.DataError(
-        'A data section must have one source. Received: '
-        f'{input_path}={config.input_path!r} and '
-        f'{setting_name(config, "tfds_name")}={config.tfds_name!r}. Leave one '
-        'of them unset.')
+      'A data section must have one source. Received: '
+      f'{input_path}={config.input_path!r} and '
+      f'{setting_name(config, "tfds_name")}={config.tfds_name!r}. Leave one '
+      'of them unset.'
+    )
   held_out = HeldOut(config.held_out_documents, not config.is_training)
   if config.tfds_name:
     return TfdsCorpus(
-        config.tfds_name, config.tfds_split, config.tfds_text_feature,
-        config.tfds_data_dir, held_out)
+      config.tfds_name,
+      config.tfds_split,
+      config.tfds_text_feature,
+      config.tfds_data_dir,
+      held_out,
+    )
   if config.input_path:
     return TextCorpus(
-        text_files.match_files(config.input_path, input_path), held_out)
+      text_files.match_files(config.input_path, input_path), held_out
+    )
   return TextCorpus((docstrings.corpus_path(),), held_out)
 
 
@@ -76,6 +82,7 @@ class HeldOut:
     every: n; 0 holds none out, and both sides read everything.
     only: reads the held-out documents, or else all others.
   """
+
   every: int = 0
   only: bool = False
 
@@ -101,6 +108,7 @@ class TextCorpus:
     paths: the files.
     held_out: which documents are read.
   """
+
   paths: tuple[str, ...]
   held_out: HeldOut = HeldOut()
 
@@ -128,8 +136,12 @@ class TextCorpus:
     side_by_side = min(_FILES_SIDE_BY_SIDE, self.num_files)
     indices = tf.data.Dataset.from_tensor_slices(file_order)
     return indices.interleave(
-        self._file_documents, cycle_length=side_by_side, block_length=1,
-        num_parallel_calls=side_by_side, deterministic=True)
+      self._file_documents,
+      cycle_length=side_by_side,
+      block_length=1,
+      num_parallel_calls=side_by_side,
+      deterministic=True,
+    )
 
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the head of the corpus."""
@@ -150,23 +162,24 @@ class TextCorpus:
     path = tf.gather(tf.constant(self.paths), file_index)
     documents = _join_lines(_read_lines(path))
     return documents.map(
-        lambda first, texts: self.held_out.select(file_index + first, texts))
+      lambda first, texts: self.held_out.select(file_index + first, texts)
+    )
 
 
 def _count_documents(text: bytes) -> int:
   is_text = [bool(line.strip()) for line in text.split(b'\n')]
   before = [False, *is_text]
   return sum(
-      is_in and not was_in
-      for is_in, was_in in zip(is_text, before, strict=False))
+    is_in and not was_in for is_in, was_in in zip(is_text, before, strict=False)
+  )
 
 
 def _read_lines(path) -> tf.data.Dataset:
   """Returns the lines of one file, without carriage returns."""
   is_gzip = tf.strings.regex_full_match(path, r'(?s).*\.gz')
   return tf.data.TextLineDataset(
-      path, compression_type=tf.where(is_gzip, 'GZIP', ''),
-      buffer_size=1 << 20)
+    path, compression_type=tf.where(is_gzip, 'GZIP', ''), buffer_size=1 << 20
+  )
 
 
 def _join_lines(lines: tf.data.Dataset) -> tf.data.Dataset:
@@ -180,12 +193,16 @@ def _join_lines(lines: tf.data.Dataset) -> tf.data.Dataset:
 def _join_step(state, lines):
   unfinished, count = state
   lines = tf.strings.regex_replace(
-      lines, '^\ufeff', '', replace_global=False)  # Byte order mark.
+    lines, '^\ufeff', '', replace_global=False
+  )  # Byte order mark.
   is_blank = tf.equal(tf.strings.length(tf.strings.strip(lines)), 0)
   number = tf.cumsum(tf.cast(is_blank, tf.int32))
   texts = tf.strings.unsorted_segment_join(
-      tf.boolean_mask(lines, ~is_blank), tf.boolean_mask(number, ~is_blank),
-      num_segments=number[-1] + 1, separator='\n')
+    tf.boolean_mask(lines, ~is_blank),
+    tf.boolean_mask(number, ~is_blank),
+    num_segments=number[-1] + 1,
+    separator='\n',
+  )
   joint = tf.where((unfinished != '') & (texts[0] != ''), '\n', '')
   head = tf.strings.join([unfinished, joint, texts[0]])
   texts = tf.concat([[head], texts[1:]], axis=0)
@@ -204,6 +221,7 @@ class TfdsCorpus:
     data_dir: folder of TFDS data sets; empty is TFDS's own default.
     held_out: which documents are read.
   """
+
   tfds_name: str
   split: str
   text_feature: str = 'text'
@@ -224,7 +242,8 @@ class TfdsCorpus:
   @functools.cached_property
   def _builder(self):
     # Imported here because it takes seconds, which text files need not pay.
-    import tensorflow_datasets as tfds  # pylint: disable=import-outside-toplevel
+    import tensorflow_datasets as tfds
+
     try:
       builder = tfds.builder(self.tfds_name, data_dir=self.data_dir or None)
       builder.download_and_prepare()
@@ -232,10 +251,10 @@ class TfdsCorpus:
       # Unknown names, no network, full disks: TFDS has no common base class.
       message = str(error).strip().split('\n')[0]
       raise errors.DataError(
-          'tfds_name must name a data set that TensorFlow Datasets can load. '
-          f'Received: {self.tfds_name!r} in '
-          f'{self.data_dir or "the default folder"}: '
-          f'{type(error).__name__}: {message} Set tfds_name or tfds_data_dir.'
+        'tfds_name must name a data set that TensorFlow Datasets can load. '
+        f'Received: {self.tfds_name!r} in '
+        f'{self.data_dir or "the default folder"}: '
+        f'{type(error).__name__}: {message} Set tfds_name or tfds_data_dir.'
       ) from error
     return builder
 
@@ -243,22 +262,27 @@ class TfdsCorpus:
     try:
       self._builder.info.splits[self.split]
     except (KeyError, ValueError) as error:
+      known = sorted(self._builder.info.splits)
       raise errors.DataError(
-          f'tfds_split must name a split of {self.tfds_name}. Received: '
-          f'{self.split!r}; there are '
-          f'{", ".join(map(repr, sorted(self._builder.info.splits)))}. Set tfds_split.'
+        f'tfds_split must name a split of {self.tfds_name}. Received: '
+        f'{self.split!r}; there are {", ".join(map(repr, known))}. '
+        'Set tfds_split.'
       ) from error
 
   def _check_feature(self):
     features = self._builder.info.features
-    texts = [name for name in sorted(features)
-             if features[name].shape == ()
-             and tf.as_dtype(features[name].dtype) == tf.string]
+    texts = [
+      name
+      for name in sorted(features)
+      if features[name].shape == ()
+      and tf.as_dtype(features[name].dtype) == tf.string
+    ]
     if self.text_feature not in texts:
       raise errors.DataError(
-          f'tfds_text_feature must name a text feature of {self.tfds_name}. '
-          f'Received: {self.text_feature!r}; its text features are '
-          f'{", ".join(map(repr, texts)) or "none"}. Set tfds_text_feature.')
+        f'tfds_text_feature must name a text feature of {self.tfds_name}. '
+        f'Received: {self.text_feature!r}; its text features are '
+        f'{", ".join(map(repr, texts)) or "none"}. Set tfds_text_feature.'
+      )
 
   def documents(self, file_order=None) -> tf.data.Dataset:
     """Returns the documents in batches of any size, strings [n], n >= 0."""

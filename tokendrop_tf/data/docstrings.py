@@ -22,9 +22,19 @@ DEFAULT_MAX_BYTES = 10_000_000
 _FORMAT = 1
 
 # Documentation of tests says little; the others are vendored or generated.
-_SKIPPED_FOLDERS = frozenset((
-    '__pycache__', 'dist-packages', 'site-packages', 'test', 'tests', '_vendor',
-    'lib2to3', 'v1', '_tf_keras'))
+_SKIPPED_FOLDERS = frozenset(
+  (
+    '__pycache__',
+    'dist-packages',
+    'site-packages',
+    'test',
+    'tests',
+    '_vendor',
+    'lib2to3',
+    'v1',
+    '_tf_keras',
+  )
+)
 _MIN_FILE_BYTES = 2_000
 _MAX_FILE_BYTES = 2_000_000
 # Parsing is what takes time, so only files rich in documentation are parsed.
@@ -38,15 +48,20 @@ _PARAGRAPH_END = re.compile(r'\n[ \t]*\n')
 _LETTER = re.compile(r"[A-Za-z ,.;:'\-]")
 _ENGLISH = re.compile(r'\b(?:the|a|an|of|to|is|are|and|for|in|this)\b', re.I)
 _CODE_OR_TABLE = re.compile(
-    r'^\s*(?:>>>|\.\.\.|\.\. |\||@|import |from \w+ import|[-=~^*+]{3,}'
-    r'|:\w+.*:)|[-=~^]{4,}|::$|\S {3,}\S', re.M)
+  r'^\s*(?:>>>|\.\.\.|\.\. |\||@|import |from \w+ import|[-=~^*+]{3,}'
+  r'|:\w+.*:)|[-=~^]{4,}|::$|\S {3,}\S',
+  re.M,
+)
 _SECTION = re.compile(
-    r'^(?:Arg(?:ument)?s|Param(?:eter)?s|Attributes|Returns?|Yields?|Raises'
-    r'|Examples?|Usage|References?|See Also|Notes?|Input|Output|Keyword'
-    r'|Call Arguments|Methods?|Warnings?)[ \t]*:?[ \t]*(?:\n|$)', re.I)
+  r'^(?:Arg(?:ument)?s|Param(?:eter)?s|Attributes|Returns?|Yields?|Raises'
+  r'|Examples?|Usage|References?|See Also|Notes?|Input|Output|Keyword'
+  r'|Call Arguments|Methods?|Warnings?)[ \t]*:?[ \t]*(?:\n|$)',
+  re.I,
+)
 # `name: text` and, in NumPy's style, `name : type` above the text.
 _ITEM = re.compile(
-    r'^\s*(?:[*\w]+ : .*|[*`\w]+(?: ?\([^)]*\))?: |:param [^:]*: )')
+  r'^\s*(?:[*\w]+ : .*|[*`\w]+(?: ?\([^)]*\))?: |:param [^:]*: )'
+)
 _UNDERLINE = re.compile(r'\s*[-=~^]{3,}\s*')
 _NO_MARKUP = str.maketrans('', '', '`')
 _ROLE = re.compile(r':[\w:]+:`~?([^`<]*?)(?: <[^`>]*>)?`')
@@ -71,7 +86,8 @@ def corpus_path(max_bytes: int = DEFAULT_MAX_BYTES) -> str:
   """
   folder = cache_folder()
   path = os.path.join(
-      folder, f'docstrings-{_FORMAT}-{sys.version_info.minor}-{max_bytes}.txt')
+    folder, f'docstrings-{_FORMAT}-{sys.version_info.minor}-{max_bytes}.txt'
+  )
   if os.path.exists(path):
     return path
   temporary = f'{path}.writing-{os.getpid()}'
@@ -83,9 +99,10 @@ def corpus_path(max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     os.replace(temporary, path)
   except OSError as error:
     raise errors.DataError(
-        'The embedded corpus needs a folder that it can write to. Received: '
-        f'{folder}: {error.strerror}. Set the environment variable '
-        'TOKENDROP_CACHE to another folder.') from error
+      'The embedded corpus needs a folder that it can write to. Received: '
+      f'{folder}: {error.strerror}. Set the environment variable '
+      'TOKENDROP_CACHE to another folder.'
+    ) from error
   finally:
     if os.path.exists(temporary):
       os.remove(temporary)
@@ -123,8 +140,11 @@ def _source_files() -> Iterator[str]:
   for root in roots:
     for folder, subfolders, files in os.walk(root):
       subfolders[:] = sorted(set(subfolders) - _SKIPPED_FOLDERS)
-      yield from (os.path.join(folder, name)
-                  for name in sorted(files) if name.endswith('.py'))
+      yield from (
+        os.path.join(folder, name)
+        for name in sorted(files)
+        if name.endswith('.py')
+      )
 
 
 def _docstrings(path: str) -> list[str]:
@@ -148,7 +168,8 @@ def _is_rich(source: bytes) -> bool:
   if not _MIN_FILE_BYTES <= len(source) <= _MAX_FILE_BYTES:
     return False
   documented = sum(
-      len(match.group(2)) for match in _TRIPLE_QUOTED.finditer(source))
+    len(match.group(2)) for match in _TRIPLE_QUOTED.finditer(source)
+  )
   return documented >= _MIN_DOCUMENTED_SHARE * len(source)
 
 
@@ -202,8 +223,9 @@ def _prose(paragraph: str) -> str:
   line = _ROLE.sub(r'\1', line).translate(_NO_MARKUP)
   letters = len(_LETTER.findall(line))
   is_prose = (
-      line.isprintable()
-      and line.count(' ') + 1 >= _MIN_PARAGRAPH_WORDS
-      and letters >= _MIN_LETTER_SHARE * len(line)
-      and _ENGLISH.search(line))
+    line.isprintable()
+    and line.count(' ') + 1 >= _MIN_PARAGRAPH_WORDS
+    and letters >= _MIN_LETTER_SHARE * len(line)
+    and _ENGLISH.search(line)
+  )
   return line if is_prose else ''

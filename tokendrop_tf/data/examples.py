@@ -35,12 +35,12 @@ class ExampleMaker:
     config: lengths, rates, packing and seed; `is_training` decides on
       shuffling.
   """
+
   corpus: object
   vocabulary: vocabulary_lib.Vocabulary
   config: configs.PretrainingDataConfig
 
-  def blocks(self, first_epoch: int, num_epochs: int | None
-             ) -> tf.data.Dataset:
+  def blocks(self, first_epoch: int, num_epochs: int | None) -> tf.data.Dataset:
     """Returns packed blocks of consecutive epochs, not yet masked.
 
     Args:
@@ -60,16 +60,27 @@ class ExampleMaker:
     """Masks one element of `blocks`; see `masking.Masking`."""
     config = self.config
     masking = masking_lib.Masking(
-        self.vocabulary, config.seq_length, config.max_predictions_per_seq,
-        config.mask_rate)
-    return masking(tokens, lengths, self._seed(shuffling.MASK_SALT, epoch, block))
+      self.vocabulary,
+      config.seq_length,
+      config.max_predictions_per_seq,
+      config.mask_rate,
+    )
+    return masking(
+      tokens, lengths, self._seed(shuffling.MASK_SALT, epoch, block)
+    )
 
   def _epoch_blocks(self, epoch, window_documents, group_documents):
     order = self._file_order(epoch)
     documents = self.corpus.documents(order).rebatch(window_documents)
-    windows = documents.enumerate().map(
+    windows = (
+      documents.enumerate()
+      .map(
         lambda window, texts: self._shuffled(
-            shuffling.DOCUMENT_SALT, epoch, window, texts)).prefetch(1)
+          shuffling.DOCUMENT_SALT, epoch, window, texts
+        )
+      )
+      .prefetch(1)
+    )
     rows = windows.flat_map(lambda texts: self.rows(texts, group_documents))
     rows = rows.filter(lambda tokens, lengths: tf.size(lengths) > 0)
     if self.config.is_training:
@@ -89,20 +100,27 @@ class ExampleMaker:
     """
     config = self.config
     tokenizer = self.vocabulary.tokenizer()
-    tokenised = tf.data.Dataset.from_tensor_slices(texts).batch(
-        group_documents).map(
-            tokenizer.tokenize, num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True)
+    tokenised = (
+      tf.data.Dataset.from_tensor_slices(texts)
+      .batch(group_documents)
+      .map(
+        tokenizer.tokenize,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+      )
+    )
     row_tokens = config.seq_length - 2
     if config.packing == 'within_documents':
       return packing.pack_within_documents(tokenised, row_tokens)
     return packing.pack_across_documents(
-        tokenised, row_tokens, self.vocabulary.sep_id)
+      tokenised, row_tokens, self.vocabulary.sep_id
+    )
 
   def _shuffled_rows(self, rows, epoch):
     windows = rows.rebatch(max(self.config.shuffle_buffer_size, 1))
     return windows.enumerate().map(
-        lambda window, row: self._shuffled(shuffling.ROW_SALT, epoch, window, row))
+      lambda window, row: self._shuffled(shuffling.ROW_SALT, epoch, window, row)
+    )
 
   def _shuffled(self, salt, epoch, window, tensors):
     if not self.config.is_training:
@@ -113,8 +131,7 @@ class ExampleMaker:
     if not self.config.is_training or self.corpus.num_files == 1:
       return None
     files = tf.range(self.corpus.num_files, dtype=tf.int64)
-    return shuffling.shuffled(
-        files, self._seed(shuffling.FILE_SALT, epoch, 0))
+    return shuffling.shuffled(files, self._seed(shuffling.FILE_SALT, epoch, 0))
 
   def _seed(self, salt, epoch, number):
     return shuffling.seed(self.config.seed, salt, epoch, number)

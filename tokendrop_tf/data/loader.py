@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, records, text_files
+from tokendrop_tf.data import examples, records
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.data.checks import check_dataset
 
@@ -15,9 +15,9 @@ MAX_ENTROPY_LABELS = 2_000_000
 
 
 def load_dataset(
-    config: configs.PretrainingDataConfig,
-    vocabulary: configs.VocabularyConfig,
-    input_context: tf.distribute.InputContext | None = None,
+  config: configs.PretrainingDataConfig,
+  vocabulary: configs.VocabularyConfig,
+  input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
   """Returns batches of masked-LM examples with static shapes.
 
@@ -45,18 +45,22 @@ def load_dataset(
     batches = load_dataset(config, configs.VocabularyConfig(path='vocab.txt'))
   """
   words = vocabulary_lib.Vocabulary.from_file(
-      vocabulary.path, vocabulary.lower_case)
+    vocabulary.path, vocabulary.lower_case
+  )
   context = input_context or tf.distribute.InputContext()
-  make_blocks = _recorded if records.reads_records(config) else _live
-  blocks = make_blocks(config, words, context)
+  if files := records.record_files(config):
+    reader = records.RecordReader(files, config)
+    blocks = reader.blocks(_num_epochs(config), context)
+  else:
+    blocks = _live(config, words, context)
   batches = _batch(blocks, config, context, words.pad_id)
   batches = batches.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
   return batches.with_options(_options())
 
 
 def label_entropy(
-    config: configs.PretrainingDataConfig,
-    vocabulary: configs.VocabularyConfig) -> float:
+  config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
+) -> float:
   """Returns the unigram entropy of the labels, in nats.
 
   This is the loss of a model that knows how frequent every token is and looks
@@ -73,26 +77,19 @@ def label_entropy(
     label_entropy(params.task.validation_data, params.task.vocabulary)  # 6.1
   """
   words = vocabulary_lib.Vocabulary.from_file(
-      vocabulary.path, vocabulary.lower_case)
+    vocabulary.path, vocabulary.lower_case
+  )
   counts = np.zeros(words.size, np.float64)
   for batch in load_dataset(config, vocabulary):
     counts += np.bincount(
-        batch['masked_lm_ids'].numpy().ravel(),
-        weights=batch['masked_lm_weights'].numpy().ravel(),
-        minlength=words.size)
+      batch['masked_lm_ids'].numpy().ravel(),
+      weights=batch['masked_lm_weights'].numpy().ravel(),
+      minlength=words.size,
+    )
     if counts.sum() >= MAX_ENTROPY_LABELS:
       break
   shares = counts[counts > 0] / counts.sum()
   return float(-np.sum(shares * np.log(shares)))
-
-
-def _recorded(config, words, context) -> tf.data.Dataset:
-  """Returns blocks of examples from TFRecords."""
-  del words
-  paths = text_files.match_files(
-      config.input_path, corpus_lib.setting_name(config, 'input_path'))
-  reader = records.RecordReader(paths, config)
-  return reader.blocks(_num_epochs(config), context)
 
 
 def _live(config, words, context) -> tf.data.Dataset:
@@ -101,9 +98,11 @@ def _live(config, words, context) -> tf.data.Dataset:
   blocks = maker.blocks(0, _num_epochs(config))
   if config.is_training:
     blocks = blocks.shard(
-        context.num_input_pipelines, context.input_pipeline_id)
+      context.num_input_pipelines, context.input_pipeline_id
+    )
   return blocks.map(
-      maker.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    maker.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
 
 
 def _num_epochs(config) -> int | None:
@@ -136,10 +135,14 @@ def _batch_validation(blocks, config, context, pad_id):
   share = size // context.num_input_pipelines
   begin = share * context.input_pipeline_id
   mine = tf.range(begin, begin + share)
-  shares = batches.map(lambda batch: {
-      name: tf.gather(tensor, mine) for name, tensor in batch.items()})
+  shares = batches.map(
+    lambda batch: {
+      name: tf.gather(tensor, mine) for name, tensor in batch.items()
+    }
+  )
   return shares.rebatch(
-      context.get_per_replica_batch_size(size), drop_remainder=True)
+    context.get_per_replica_batch_size(size), drop_remainder=True
+  )
 
 
 def _fill_up(batch, num_rows, pad_id):
@@ -159,5 +162,6 @@ def _options() -> tf.data.Options:
   options.deterministic = True
   # Rows are dealt to the pipelines above, exactly.
   options.experimental_distribute.auto_shard_policy = (
-      tf.data.experimental.AutoShardPolicy.OFF)
+    tf.data.experimental.AutoShardPolicy.OFF
+  )
   return options

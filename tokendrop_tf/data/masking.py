@@ -34,6 +34,7 @@ class Masking:
     masking = Masking(vocabulary, 128, 19, 0.15)
     features = masking(tokens, lengths, seed=(0, 1))
   """
+
   vocabulary: vocabulary_lib.Vocabulary
   seq_length: int
   max_predictions_per_seq: int
@@ -62,12 +63,12 @@ class Masking:
     inputs = self._replace(labels, fate_seed, token_seed)
     word_ids = _write(word_ids, positions, tf.where(filled, inputs, labels))
     return {
-        'input_word_ids': self._shaped(word_ids, self.seq_length),
-        'input_mask': self._shaped(input_mask, self.seq_length),
-        'input_type_ids': tf.zeros_like(input_mask),
-        'masked_lm_positions': positions,
-        'masked_lm_ids': tf.where(filled, labels, 0),
-        'masked_lm_weights': tf.cast(filled, tf.float32),
+      'input_word_ids': self._shaped(word_ids, self.seq_length),
+      'input_mask': self._shaped(input_mask, self.seq_length),
+      'input_type_ids': tf.zeros_like(input_mask),
+      'masked_lm_positions': positions,
+      'masked_lm_ids': tf.where(filled, labels, 0),
+      'masked_lm_weights': tf.cast(filled, tf.float32),
     }
 
   def _shaped(self, tensor, columns):
@@ -112,13 +113,18 @@ class Masking:
     ordinary_ids = tf.constant(self.vocabulary.ordinary_ids)
     fate = _uniform(tf.shape(labels), fate_seed)
     choice = tf.random.stateless_uniform(
-        tf.shape(labels), token_seed, 0, tf.size(ordinary_ids), tf.int32,
-        alg='philox')
+      tf.shape(labels),
+      token_seed,
+      0,
+      tf.size(ordinary_ids),
+      tf.int32,
+      alg='philox',
+    )
     random_ids = tf.gather(ordinary_ids, choice)
     kept_or_random = tf.where(
-        fate < MASK_SHARE + RANDOM_SHARE, random_ids, labels)
-    return tf.where(
-        fate < MASK_SHARE, self.vocabulary.mask_id, kept_or_random)
+      fate < MASK_SHARE + RANDOM_SHARE, random_ids, labels
+    )
+    return tf.where(fate < MASK_SHARE, self.vocabulary.mask_id, kept_or_random)
 
 
 def _write(word_ids, positions, values):
@@ -132,7 +138,8 @@ def _write(word_ids, positions, values):
 
 def _split(seed, num):
   return tf.unstack(
-      tf.random.split(tf.cast(seed, tf.int32), num, alg='philox'), num=num)
+    tf.random.split(tf.cast(seed, tf.int32), num, alg='philox'), num=num
+  )
 
 
 def _uniform(shape, seed):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def pack_across_documents(
-    documents: tf.data.Dataset, row_tokens: int, sep_id: int
+  documents: tf.data.Dataset, row_tokens: int, sep_id: int
 ) -> tf.data.Dataset:
   """Cuts the stream of documents into full rows, crossing their borders.
 
@@ -31,8 +31,10 @@ def pack_across_documents(
     Data set of (tokens int32 [r, C], lengths int32 [r]), any r, 0 included.
   """
   streams = documents.map(
-      lambda ragged: (_with_separators(ragged, sep_id), False),
-      num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    lambda ragged: (_with_separators(ragged, sep_id), False),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
+  )
   end = tf.data.Dataset.from_tensors((tf.zeros([0], tf.int32), True))
 
   def step(remainder, stream, is_end):
@@ -47,13 +49,13 @@ def pack_across_documents(
     remainder = tf.squeeze(matrix[:, num_full:], axis=0)
     # Nothing was added at the end, so the remainder is shorter than a row.
     packed = tf.cond(
-        is_end,
-        lambda: _last_row(remainder, row_tokens),
-        lambda: (rows, lengths))
+      is_end, lambda: _last_row(remainder, row_tokens), lambda: (rows, lengths)
+    )
     return remainder, packed
 
   return streams.concatenate(end).scan(
-      tf.zeros([0], tf.int32), lambda state, item: step(state, *item))
+    tf.zeros([0], tf.int32), lambda state, item: step(state, *item)
+  )
 
 
 def _with_separators(ragged: tf.RaggedTensor, sep_id: int) -> tf.Tensor:
@@ -65,8 +67,9 @@ def _with_separators(ragged: tf.RaggedTensor, sep_id: int) -> tf.Tensor:
   document = tf.ragged.row_splits_to_segment_ids(splits, out_type=tf.int32)
   # A token moves on by one place for each [SEP] before it.
   return tf.dynamic_stitch(
-      [tf.range(tf.size(tokens)) + document, ends + tf.range(tf.size(ends))],
-      [tokens, tf.fill(tf.shape(ends), sep_id)])
+    [tf.range(tf.size(tokens)) + document, ends + tf.range(tf.size(ends))],
+    [tokens, tf.fill(tf.shape(ends), sep_id)],
+  )
 
 
 def _last_row(remainder, row_tokens):
@@ -78,11 +81,13 @@ def _last_row(remainder, row_tokens):
   row = tf.pad(tokens, [[0, row_tokens - length]])
   row = tf.ensure_shape(row, [row_tokens])
   return tf.repeat(row[tf.newaxis], num_rows, axis=0), tf.fill(
-      [num_rows], length)
+    [num_rows], length
+  )
 
 
 def pack_within_documents(
-    documents: tf.data.Dataset, row_tokens: int) -> tf.data.Dataset:
+  documents: tf.data.Dataset, row_tokens: int
+) -> tf.data.Dataset:
   """Cuts every document into rows of its own; the last row can be short.
 
       row 1: A A A A A A A A
@@ -97,8 +102,10 @@ def pack_within_documents(
     Data set of (tokens int32 [r, C], lengths int32 [r]), any r, 0 included.
   """
   return documents.map(
-      lambda ragged: _rows_of_documents(ragged, row_tokens),
-      num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    lambda ragged: _rows_of_documents(ragged, row_tokens),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
+  )
 
 
 def _rows_of_documents(ragged: tf.RaggedTensor, row_tokens: int):
@@ -109,8 +116,9 @@ def _rows_of_documents(ragged: tf.RaggedTensor, row_tokens: int):
   first_row = tf.cumsum(rows_of, exclusive=True)
   number = tf.range(tf.size(document)) - tf.gather(first_row, document)
   offset = number * row_tokens
-  lengths = tf.minimum(tf.gather(document_lengths, document) - offset,
-                       row_tokens)
+  lengths = tf.minimum(
+    tf.gather(document_lengths, document) - offset, row_tokens
+  )
   begin = tf.gather(starts, document) + offset
   columns = tf.range(row_tokens)[tf.newaxis]
   # Short rows read on into what follows; the columns beyond are then cleared.

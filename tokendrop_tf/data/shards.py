@@ -37,6 +37,7 @@ class ShardJob:
     num_shards: number of files.
     gzip: whether they are compressed.
   """
+
   config: configs.PretrainingDataConfig
   vocabulary: configs.VocabularyConfig
   output: str
@@ -63,8 +64,10 @@ def existing_shards(output: str) -> list[str]:
 
 
 def write_shards(
-    job: ShardJob, num_processes: int = 1,
-    on_progress: Callable[[int], None] = lambda count: None) -> int:
+  job: ShardJob,
+  num_processes: int = 1,
+  on_progress: Callable[[int], None] = lambda count: None,
+) -> int:
   """Writes all shards.
 
   Files appear under their names when all are complete.
@@ -92,8 +95,8 @@ def write_shards(
     return total
   except (OSError, tf.errors.OpError) as error:
     raise errors.DataError(
-        'Shards must be writable. Received: '
-        f'{job.output}-*: {error}. Make room, or choose another output.'
+      'Shards must be writable. Received: '
+      f'{job.output}-*: {error}. Make room, or choose another output.'
     ) from error
   finally:
     _remove_unfinished(job)
@@ -112,22 +115,32 @@ def _counts(job, num_processes, on_progress) -> Iterator[int]:
 def write_share(job: ShardJob, index: int, num_shares: int) -> Iterator[int]:
   """Writes every `num_shares`-th shard; yields the examples of each block."""
   words = vocabulary_lib.Vocabulary.from_file(
-      job.vocabulary.path, job.vocabulary.lower_case)
+    job.vocabulary.path, job.vocabulary.lower_case
+  )
   maker = examples.ExampleMaker(
-      corpus_lib.open_corpus(job.config), words, job.config)
+    corpus_lib.open_corpus(job.config), words, job.config
+  )
   blocks = maker.blocks(0, max(job.config.num_epochs, 1))
   shards = range(index, job.num_shards, num_shares)
   serialized = blocks.filter(
-      lambda epoch, block, *rows:
-      (block % job.num_shards) % num_shares == index).map(
-          lambda epoch, block, *rows: (
-              block % job.num_shards,
-              records.serialize(maker.mask(epoch, block, *rows))),
-          num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    lambda epoch, block, *rows: (block % job.num_shards) % num_shares == index
+  ).map(
+    lambda epoch, block, *rows: (
+      block % job.num_shards,
+      records.serialize(maker.mask(epoch, block, *rows)),
+    ),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
+  )
   with contextlib.ExitStack() as stack:
-    writers = {shard: stack.enter_context(tf.io.TFRecordWriter(
-        _unfinished(job.path(shard)), 'GZIP' if job.gzip else ''))
-               for shard in shards}
+    writers = {
+      shard: stack.enter_context(
+        tf.io.TFRecordWriter(
+          _unfinished(job.path(shard)), 'GZIP' if job.gzip else ''
+        )
+      )
+      for shard in shards
+    }
     for shard, batch in serialized.prefetch(4).as_numpy_iterator():
       for record in batch:
         writers[int(shard)].write(record)
@@ -151,10 +164,11 @@ def _counts_of_processes(job, num_processes) -> Iterator[int]:
   context = multiprocessing.get_context('spawn')
   messages = context.Queue()
   processes = [
-      context.Process(
-          target=_run_share, args=(job, index, num_processes, messages),
-          daemon=True)
-      for index in range(num_processes)]
+    context.Process(
+      target=_run_share, args=(job, index, num_processes, messages), daemon=True
+    )
+    for index in range(num_processes)
+  ]
   try:
     for process in processes:
       process.start()
@@ -199,7 +213,8 @@ def estimate_examples(job: ShardJob) -> int:
   """Estimates the number of examples from the beginning of the corpus."""
   config = job.config
   words = vocabulary_lib.Vocabulary.from_file(
-      job.vocabulary.path, job.vocabulary.lower_case)
+    job.vocabulary.path, job.vocabulary.lower_case
+  )
   corpus = corpus_lib.open_corpus(config)
   sampled_bytes, rows = 0, 0
   maker = examples.ExampleMaker(corpus, words, config)

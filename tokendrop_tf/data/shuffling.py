@@ -37,6 +37,6 @@ def shuffled(tensors, seeds):
   """
   count = tf.shape(tf.nest.flatten(tensors)[0])[0]
   order = tf.random.experimental.stateless_shuffle(
-      tf.range(count), seeds, alg='philox')
-  return tf.nest.map_structure(
-      lambda tensor: tf.gather(tensor, order), tensors)
+    tf.range(count), seeds, alg='philox'
+  )
+  return tf.nest.map_structure(lambda tensor: tf.gather(tensor, order), tensors)

@@ -1,4 +1,4 @@
-"""Text files as bytes: globs, plain or gzip, local or remote, and their check."""
+"""Text files as bytes, plain or gzip, local or remote; globs; checks."""
 
 import codecs
 import glob
@@ -38,12 +38,14 @@ def match_files(input_path, setting: str = 'input_path') -> tuple[str, ...]:
     found = [path for path in _glob(pattern) if not tf.io.gfile.isdir(path)]
     if not found:
       raise errors.DataError(
-          f'{setting} must name existing files. Received: {pattern!r}, which '
-          f'matches no file. Set {setting}.')
+        f'{setting} must name existing files. Received: {pattern!r}, which '
+        f'matches no file. Set {setting}.'
+      )
     paths.update(found)
   if not paths:
     raise errors.DataError(
-        f'{setting} must name files. Received: {input_path!r}. Set {setting}.')
+      f'{setting} must name files. Received: {input_path!r}. Set {setting}.'
+    )
   return tuple(sorted(paths))
 
 
@@ -93,13 +95,14 @@ def chunks(path: str, most: int | None = None) -> Iterator[bytes]:
         yield chunk
   except (gzip.BadGzipFile, EOFError, zlib.error) as error:
     raise errors.DataError(
-        f'A .gz file must be whole gzip data. Received: {path}, damaged after '
-        f'{done} unpacked bytes ({error}). Write or copy the file anew.'
+      f'A .gz file must be whole gzip data. Received: {path}, damaged after '
+      f'{done} unpacked bytes ({error}). Write or copy the file anew.'
     ) from error
   except (OSError, tf.errors.OpError) as error:
     raise errors.DataError(
-        f'A corpus file must be readable. Received: {path}: {error}. Check '
-        'its permissions.') from error
+      f'A corpus file must be readable. Received: {path}: {error}. Check '
+      'its permissions.'
+    ) from error
 
 
 def check_utf8(path: str, most: int | None = None) -> int:
@@ -133,8 +136,9 @@ def check_utf8(path: str, most: int | None = None) -> int:
 
 def _not_utf8(path: str, line: int) -> errors.DataError:
   return errors.DataError(
-      f'Text must be UTF-8. Received: {path}, line {line}, which is not. '
-      'Convert the file, e.g. with iconv -f latin1 -t utf-8, or leave it out.')
+    f'Text must be UTF-8. Received: {path}, line {line}, which is not. '
+    'Convert the file, e.g. with iconv -f latin1 -t utf-8, or leave it out.'
+  )
 
 
 def _open(path: str):
@@ -149,5 +153,6 @@ def _glob(pattern: str) -> list[str]:
     return tf.io.gfile.glob(pattern)
   pattern = os.path.expanduser(pattern)
   # A file whose name has brackets or stars is meant as it is.
-  return [pattern] if os.path.exists(pattern) else glob.glob(
-      pattern, recursive=True)
+  return (
+    [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+  )

@@ -38,6 +38,7 @@ class Vocabulary:
     lower_case: whether text is lower-cased and stripped of accents.
     path: the file that the vocabulary came from, for messages.
   """
+
   tokens: tuple[str, ...]
   lower_case: bool = True
   path: str = ''
@@ -46,21 +47,24 @@ class Vocabulary:
     name = self.path or 'the vocabulary'
     if not self.tokens:
       raise errors.DataError(
-          f'A vocabulary must have at least one token. Received: {name} is '
-          'empty. Set vocabulary.path to a WordPiece vocabulary, or write one '
-          'with tools/build_vocab.py.')
+        f'A vocabulary must have at least one token. Received: {name} is '
+        'empty. Set vocabulary.path to a WordPiece vocabulary, or write one '
+        'with tools/build_vocab.py.'
+      )
     missing = [token for token in SPECIAL_TOKENS if token not in self._ids]
     if missing:
       raise errors.DataError(
-          f'A vocabulary must contain {", ".join(SPECIAL_TOKENS)}. Received: '
-          f'{name} lacks {", ".join(missing)}. Set vocabulary.path to a BERT '
-          'vocabulary, or write one with tools/build_vocab.py.')
+        f'A vocabulary must contain {", ".join(SPECIAL_TOKENS)}. Received: '
+        f'{name} lacks {", ".join(missing)}. Set vocabulary.path to a BERT '
+        'vocabulary, or write one with tools/build_vocab.py.'
+      )
     if len(self._ids) != len(self.tokens):
       first, second = self._first_repetition()
       raise errors.DataError(
-          'Every token of a vocabulary must occur once. Received: '
-          f'{self.tokens[first]!r} on lines {first + 1} and {second + 1} of '
-          f'{name}. Remove one of the lines.')
+        'Every token of a vocabulary must occur once. Received: '
+        f'{self.tokens[first]!r} on lines {first + 1} and {second + 1} of '
+        f'{name}. Remove one of the lines.'
+      )
 
   @classmethod
   def from_file(cls, path: str, lower_case: bool = True) -> 'Vocabulary':
@@ -122,8 +126,8 @@ class Vocabulary:
   def ordinary_ids(self) -> np.ndarray:
     """Ids of all tokens that are not special, int32 [V - 5]."""
     return np.setdiff1d(
-        np.arange(self.size, dtype=np.int32),
-        np.array(self.special_ids, np.int32))
+      np.arange(self.size, dtype=np.int32), np.array(self.special_ids, np.int32)
+    )
 
   def id_of(self, token: str) -> int:
     """Returns the id of `token`.
@@ -134,9 +138,10 @@ class Vocabulary:
     if token not in self._ids:
       name = self.path or 'the vocabulary'
       raise errors.DataError(
-          'A token that is named must be in the vocabulary. Received: '
-          f'{token!r}, absent from {name}. Correct the token, or set '
-          'vocabulary.path.')
+        'A token that is named must be in the vocabulary. Received: '
+        f'{token!r}, absent from {name}. Correct the token, or set '
+        'vocabulary.path.'
+      )
     return self._ids[token]
 
   def ids_of(self, tokens: Iterable[str]) -> tuple[int, ...]:
@@ -155,25 +160,30 @@ class Vocabulary:
 
 @functools.lru_cache(maxsize=4)
 def _tokenizer(
-    tokens: tuple[str, ...], lower_case: bool) -> tf_text.FastBertTokenizer:
+  tokens: tuple[str, ...], lower_case: bool
+) -> tf_text.FastBertTokenizer:
   # Built outside of graphs, its tables are shared by all and copied into none:
   # as graph constants they cost seconds with every data set.
   with tf.init_scope():
     return tf_text.FastBertTokenizer(
-        vocab=list(tokens), token_out_type=tf.int32,
-        lower_case_nfd_strip_accents=lower_case)
+      vocab=list(tokens),
+      token_out_type=tf.int32,
+      lower_case_nfd_strip_accents=lower_case,
+    )
 
 
 def _read_tokens(path: str) -> tuple[str, ...]:
   if not path:
     raise errors.DataError(
-        "A vocabulary file is required. Received: vocabulary.path=''. Set "
-        'vocabulary.path, e.g. to the file written by tools/build_vocab.py.')
+      "A vocabulary file is required. Received: vocabulary.path=''. Set "
+      'vocabulary.path, e.g. to the file written by tools/build_vocab.py.'
+    )
   if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
     raise errors.DataError(
-        'The vocabulary must be an existing file. Received: '
-        f'vocabulary.path={path!r}. Set vocabulary.path, or write the file '
-        'with tools/build_vocab.py.')
+      'The vocabulary must be an existing file. Received: '
+      f'vocabulary.path={path!r}. Set vocabulary.path, or write the file '
+      'with tools/build_vocab.py.'
+    )
   with tf.io.gfile.GFile(path, 'rb') as file:
     data = file.read()
   try:
@@ -181,8 +191,9 @@ def _read_tokens(path: str) -> tuple[str, ...]:
   except UnicodeDecodeError as error:
     line = data.count(b'\n', 0, error.start) + 1
     raise errors.DataError(
-        f'The vocabulary must be UTF-8 text. Received: {path}, line {line}, '
-        'which is not. Save it as UTF-8, or set vocabulary.path.') from error
+      f'The vocabulary must be UTF-8 text. Received: {path}, line {line}, '
+      'which is not. Save it as UTF-8, or set vocabulary.path.'
+    ) from error
   lines = text.split('\n')
   if lines[-1] == '':
     lines.pop()
@@ -214,8 +225,9 @@ def read_token_counts(path: str, vocabulary: Vocabulary) -> np.ndarray:
   """
   if not tf.io.gfile.exists(path):
     raise errors.DataError(
-        f'Token counts must be an existing file. Received: {path!r}. Set '
-        'vocabulary.counts_path, or write the file with tools/build_vocab.py.')
+      f'Token counts must be an existing file. Received: {path!r}. Set '
+      'vocabulary.counts_path, or write the file with tools/build_vocab.py.'
+    )
   counts = np.zeros(vocabulary.size, np.int64)
   with tf.io.gfile.GFile(path, 'rb') as file:
     lines = file.read().decode('utf-8', errors='replace').split('\n')
@@ -225,30 +237,35 @@ def read_token_counts(path: str, vocabulary: Vocabulary) -> np.ndarray:
     token, tab, count = line.rstrip('\r').rpartition('\t')
     if not tab or not count.isdecimal():
       raise errors.DataError(
-          'A line of token counts must read token<TAB>count. Received: '
-          f'{line!r} on line {number} of {path}. Write the file anew with '
-          'tools/build_vocab.py, or set vocabulary.counts_path.')
+        'A line of token counts must read token<TAB>count. Received: '
+        f'{line!r} on line {number} of {path}. Write the file anew with '
+        'tools/build_vocab.py, or set vocabulary.counts_path.'
+      )
     if token not in vocabulary._ids:  # pylint: disable=protected-access
       raise errors.DataError(
-          'Token counts must belong to the vocabulary. Received: '
-          f'{token!r} on line {number} of {path}, absent from '
-          f'{vocabulary.path}. Set vocabulary.counts_path to the counts of '
-          'this vocabulary.')
+        'Token counts must belong to the vocabulary. Received: '
+        f'{token!r} on line {number} of {path}, absent from '
+        f'{vocabulary.path}. Set vocabulary.counts_path to the counts of '
+        'this vocabulary.'
+      )
     counts[vocabulary.id_of(token)] = int(count)
   return counts
 
 
 def write_vocabulary(
-    path: str, tokens: Sequence[str], counts: np.ndarray) -> None:
+  path: str, tokens: Sequence[str], counts: np.ndarray
+) -> None:
   """Writes `path` and, beside it, the token counts; whole files only."""
   folder = os.path.dirname(path)
   if folder:
     tf.io.gfile.makedirs(folder)
   write_whole_file(path, ''.join(f'{token}\n' for token in tokens))
   write_whole_file(
-      counts_path_for(path),
-      ''.join(f'{token}\t{count}\n' for token, count in zip(
-          tokens, counts, strict=True)))
+    counts_path_for(path),
+    ''.join(
+      f'{token}\t{count}\n' for token, count in zip(tokens, counts, strict=True)
+    ),
+  )
 
 
 def write_whole_file(path: str, text: str) -> None:
@@ -260,7 +277,8 @@ def write_whole_file(path: str, text: str) -> None:
 
 
 def count_tokens(
-    documents: tf.data.Dataset, vocabulary: Vocabulary) -> np.ndarray:
+  documents: tf.data.Dataset, vocabulary: Vocabulary
+) -> np.ndarray:
   """Counts the tokens of a corpus as training will see them.
 
   Args:
@@ -275,19 +293,27 @@ def count_tokens(
   def count(texts):
     tokens = tokenizer.tokenize(texts).flat_values
     return tf.math.bincount(
-        tokens, minlength=vocabulary.size, maxlength=vocabulary.size,
-        dtype=tf.int64)
+      tokens,
+      minlength=vocabulary.size,
+      maxlength=vocabulary.size,
+      dtype=tf.int64,
+    )
 
   batches = documents.map(
-      count, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+    count, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
+  )
   total = batches.reduce(
-      tf.zeros([vocabulary.size], tf.int64), lambda total, new: total + new)
+    tf.zeros([vocabulary.size], tf.int64), lambda total, new: total + new
+  )
   return total.numpy()
 
 
 def train_vocabulary(
-    documents: tf.data.Dataset, size: int, lower_case: bool = True,
-    min_frequency: int = 2) -> Vocabulary:
+  documents: tf.data.Dataset,
+  size: int,
+  lower_case: bool = True,
+  min_frequency: int = 2,
+) -> Vocabulary:
   """Trains a WordPiece vocabulary; the same text gives the same vocabulary.
 
   The words are split as `FastBertTokenizer` splits them.
@@ -308,16 +334,18 @@ def train_vocabulary(
   """
   if size < MIN_SIZE:
     raise errors.ConfigurationError(
-        f'A vocabulary must have at least {MIN_SIZE} tokens, of which '
-        f'{len(SPECIAL_TOKENS)} are special. Received: {size}. Set a larger '
-        'vocabulary size.')
+      f'A vocabulary must have at least {MIN_SIZE} tokens, of which '
+      f'{len(SPECIAL_TOKENS)} are special. Received: {size}. Set a larger '
+      'vocabulary size.'
+    )
   tokenizer = _new_wordpiece_tokenizer(lower_case)
   alphabet = _alphabet(
-      documents, tokenizer.normalizer, min_frequency,
-      limit=_alphabet_limit(size))
+    documents, tokenizer.normalizer, min_frequency, limit=_alphabet_limit(size)
+  )
   if not alphabet:
     raise errors.DataError(
-        'A vocabulary needs text. Received: none. Give files with text.')
+      'A vocabulary needs text. Received: none. Give files with text.'
+    )
   _train_wordpieces(tokenizer, documents, alphabet, size, min_frequency)
   tokens = tokenizer.get_vocab()
   return Vocabulary(tuple(sorted(tokens, key=tokens.get)), lower_case)
@@ -334,28 +362,35 @@ def _alphabet_limit(size: int) -> int:
 def _new_wordpiece_tokenizer(lower_case: bool):
   # Imported here because training and serving read vocabularies without it.
   import tokenizers  # pylint: disable=import-outside-toplevel
-  tokenizer = tokenizers.Tokenizer(
-      tokenizers.models.WordPiece(unk_token=UNK))
+
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token=UNK))
   tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
-      clean_text=True, handle_chinese_chars=True,
-      strip_accents=lower_case, lowercase=lower_case)
+    clean_text=True,
+    handle_chinese_chars=True,
+    strip_accents=lower_case,
+    lowercase=lower_case,
+  )
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
   return tokenizer
 
 
 def _alphabet(
-    documents: tf.data.Dataset, normalizer, min_frequency: int, limit: int
+  documents: tf.data.Dataset, normalizer, min_frequency: int, limit: int
 ) -> list[str]:
   """Returns the `limit` most frequent characters, by code point."""
   counts = np.zeros(0x110000, np.int64)
   for batch in documents.prefetch(4).as_numpy_iterator():
     text = b'\n'.join(batch).decode('utf-8', errors='replace')
     codes = np.frombuffer(
-        normalizer.normalize_str(text).encode('utf-32-le'), np.uint32)
+      normalizer.normalize_str(text).encode('utf-32-le'), np.uint32
+    )
     found, times = np.unique(codes, return_counts=True)
     counts[found] += times
-  present = [code for code in np.flatnonzero(counts >= min_frequency)
-             if not chr(code).isspace() and code != 0xFFFD]
+  present = [
+    code
+    for code in np.flatnonzero(counts >= min_frequency)
+    if not chr(code).isspace() and code != 0xFFFD
+  ]
   frequent = sorted(present, key=lambda code: (-counts[code], code))[:limit]
   return [chr(code) for code in sorted(frequent)]
 
@@ -365,26 +400,39 @@ def _stands_alone(character: str) -> bool:
   code = ord(character)
   is_ascii_symbol = code < 128 and not character.isalnum()
   is_chinese = (
-      0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF
-      or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x2FA1F)
+    0x4E00 <= code <= 0x9FFF
+    or 0x3400 <= code <= 0x4DBF
+    or 0xF900 <= code <= 0xFAFF
+    or 0x20000 <= code <= 0x2FA1F
+  )
   is_punctuation = unicodedata.category(character).startswith('P')
   return is_ascii_symbol or is_punctuation or is_chinese
 
 
 def _train_wordpieces(
-    tokenizer, documents: tf.data.Dataset, alphabet: list[str], size: int,
-    min_frequency: int) -> None:
+  tokenizer,
+  documents: tf.data.Dataset,
+  alphabet: list[str],
+  size: int,
+  min_frequency: int,
+) -> None:
   import tokenizers  # pylint: disable=import-outside-toplevel
+
   # The trainer numbers single characters in the order of a randomised hash
   # table and breaks ties between merges by these numbers. Announced as special
   # tokens they have fixed numbers, and two trainings give one vocabulary.
-  suffixes = [f'##{character}' for character in alphabet
-              if not _stands_alone(character)]
+  suffixes = [
+    f'##{character}' for character in alphabet if not _stands_alone(character)
+  ]
   trainer = tokenizers.trainers.WordPieceTrainer(
-      vocab_size=size, min_frequency=min_frequency, show_progress=False,
-      special_tokens=[*SPECIAL_TOKENS, *alphabet, *suffixes],
-      limit_alphabet=len(alphabet), initial_alphabet=alphabet,
-      continuing_subword_prefix='##')
+    vocab_size=size,
+    min_frequency=min_frequency,
+    show_progress=False,
+    special_tokens=[*SPECIAL_TOKENS, *alphabet, *suffixes],
+    limit_alphabet=len(alphabet),
+    initial_alphabet=alphabet,
+    continuing_subword_prefix='##',
+  )
 
   def texts():
     for batch in documents.prefetch(4).as_numpy_iterator():

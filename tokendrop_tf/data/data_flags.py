@@ -1,0 +1,135 @@
+"""Flags that the commands on data share, and the settings they stand for."""
+
+import argparse
+import contextlib
+from collections.abc import Iterable, Iterator
+
+from tokendrop_tf import configs, errors
+
+# Names in messages of the package, and what a command calls them.
+_FLAG_OF_SETTING = (
+  ('vocabulary.path', '--vocab_file'),
+  ('vocabulary size', '--vocab_size'),
+  ('train_data.input_path', '--input'),
+  ('validation_data.input_path', '--input'),
+  ('train_data.', '--'),
+  ('validation_data.', '--'),
+)
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say where text comes from."""
+  group = parser.add_argument_group(
+    'source',
+    'With neither --input nor --tfds_name, the documentation '
+    'strings of the Python library and the installed packages.',
+  )
+  group.add_argument(
+    '--input',
+    default='',
+    help='Comma-separated globs of text files, plain or .gz; a blank line '
+    'ends a document.',
+  )
+  group.add_argument(
+    '--tfds_name', default='', help='TensorFlow Datasets data set.'
+  )
+  group.add_argument(
+    '--tfds_split', default='train', help='Its split. Default %(default)s.'
+  )
+  group.add_argument(
+    '--tfds_text_feature',
+    default='text',
+    help='Its text feature. Default %(default)s.',
+  )
+  group.add_argument(
+    '--tfds_data_dir', default='', help='Folder of TensorFlow Datasets.'
+  )
+  group.add_argument(
+    '--held_out_documents',
+    type=int,
+    default=0,
+    help='Leaves every n-th document out, for validation. Default 0: none.',
+  )
+
+
+def add_vocabulary_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds --vocab_file and --lower_case."""
+  parser.add_argument(
+    '--vocab_file',
+    required=True,
+    help='Vocabulary, e.g. written by tools/build_vocab.py.',
+  )
+  add_case_flag(parser)
+
+
+def add_case_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds --lower_case and --no-lower_case."""
+  parser.add_argument(
+    '--lower_case',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='Whether text is lower-cased and stripped of accents.',
+  )
+
+
+def add_packing_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds --packing."""
+  parser.add_argument(
+    '--packing',
+    choices=configs.PACKINGS,
+    default=configs.PACKINGS[0],
+    help='Whether a sequence goes on across the end of a document. Default '
+    '%(default)s.',
+  )
+
+
+def add_number_flags(
+  parser: argparse.ArgumentParser, numbers: Iterable[tuple]
+) -> None:
+  """Adds a flag for each of (name, default value, help)."""
+  for name, default, text in numbers:
+    parser.add_argument(
+      f'--{name}',
+      type=type(default),
+      default=default,
+      help=f'{text} Default %(default)s.',
+    )
+
+
+def check_at_least(flags: argparse.Namespace, least: dict[str, float]) -> None:
+  """Checks that numbers are not too small.
+
+  Raises:
+    ConfigurationError: for the first flag below its entry in `least`.
+  """
+  for name, minimum in least.items():
+    if getattr(flags, name) < minimum:
+      raise errors.ConfigurationError(
+        f'--{name} must be at least {minimum}. Received: '
+        f'{getattr(flags, name)}. Set --{name}.'
+      )
+
+
+def corpus_config(flags: argparse.Namespace) -> configs.PretrainingDataConfig:
+  """Returns the data section that the source flags describe."""
+  return configs.PretrainingDataConfig(
+    is_training=True,
+    input_path=flags.input,
+    tfds_name=flags.tfds_name,
+    tfds_split=flags.tfds_split if flags.tfds_name else '',
+    tfds_text_feature=flags.tfds_text_feature,
+    tfds_data_dir=flags.tfds_data_dir,
+    held_out_documents=flags.held_out_documents,
+  )
+
+
+@contextlib.contextmanager
+def flags_in_messages() -> Iterator[None]:
+  """Names flags instead of settings in the errors raised inside."""
+  try:
+    yield
+  except errors.UserError as error:
+    message = str(error)
+    for setting, flag in _FLAG_OF_SETTING:
+      message = message.replace(setting, flag)
+    raise type(error)(message) from error
