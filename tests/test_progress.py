@@ -79,6 +79,13 @@ class TestReport:
     assert line == ('step 20/400  loss 4.0000  accuracy 0.250  640 tokens/s  '
                     '1 min 16 s left')
 
+  def test_the_first_loop_foretells_no_speed(self, tmp_path, clock):
+    stream = io.StringIO()
+    report = progress.Report(tree(), str(tmp_path), stream=stream)
+    run_loop(report, clock, 10, 10, 100.0)
+    assert stream.getvalue().splitlines()[-1] == (
+        'step 10/400  loss 4.0000  accuracy 0.250  100 s with compilation')
+
   def test_a_terminal_line_is_rewritten(self, tmp_path, clock):
     stream = Terminal()
     report = progress.Report(tree(), str(tmp_path), stream=stream)

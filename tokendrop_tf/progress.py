@@ -98,7 +98,7 @@ class Report:
       self._pace_start = (time.monotonic(), step)
     train_steps = self._params.trainer.train_steps
     self._line.update(
-        self._progress(step, seconds / num_steps, output),
+        self._progress(step, seconds, output),
         force=includes_compilation or step >= train_steps)
 
   def end_validation(self, step, seconds, output):
@@ -115,18 +115,19 @@ class Report:
     """Leaves the progress line, so that what follows starts on a new one."""
     self._line.leave()
 
-  def _progress(self, step, seconds_per_step, output):
+  def _progress(self, step, seconds, output):
     train_steps = self._params.trainer.train_steps
     began, first = self._pace_start
-    if step > first:
-      seconds_per_step = (time.monotonic() - began) / (step - first)
-    left = duration_text((train_steps - step) * seconds_per_step)
-    return '  '.join([
+    parts = [
         f'step {step:,}/{train_steps:,}',
         f'loss {_number(output["training_loss"]):.4f}',
-        f'accuracy {_number(output["masked_lm_accuracy"]):.3f}',
-        f'{output["tokens_per_second"]:,.0f} tokens/s',
-        f'{left} left'])
+        f'accuracy {_number(output["masked_lm_accuracy"]):.3f}']
+    if step == first:  # Its speed says nothing of the speed to come.
+      return '  '.join([*parts, f'{seconds:.0f} s with compilation'])
+    pace = (time.monotonic() - began) / (step - first)
+    return '  '.join([
+        *parts, f'{output["tokens_per_second"]:,.0f} tokens/s',
+        f'{duration_text((train_steps - step) * pace)} left'])
 
 
 class _Line:

@@ -229,8 +229,8 @@ class Controller(orbit.Controller):
     if not any(counts):
       raise errors.DataError(
           'Validation needs at least one example with a masked token. '
-          'Received: none. Set validation_data.input_path, or a smaller '
-          'validation_data.global_batch_size.')
+          'Received: none. Set validation_data.input_path, or a '
+          'vocabulary.path that knows its words.')
 
 
 def _add_histogram(controller, model, interval):
