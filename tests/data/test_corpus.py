@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from tokendrop_tf import configs, errors
 from tokendrop_tf.data import corpus as corpus_lib
+from tokendrop_tf.data import loader
+from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 TEXTS = [f'title {number}\nfirst line\nsecond line' for number in range(25)]
 
@@ -220,3 +222,28 @@ def test_tfds_documents_are_held_out_too(tfds_folder):
 def test_what_tfds_lacks_is_named(tfds_folder, settings, message):
   with pytest.raises(errors.DataError, match=message):
     corpus_lib.open_corpus(tfds_config(tfds_folder, **settings))
+
+
+def test_tfds_makes_training_examples(tfds_folder, tmp_path):
+  words = ['title', 'first', 'second', 'line', *map(str, range(25))]
+  path = tmp_path / 'vocab.txt'
+  path.write_text('\n'.join([*vocabulary_lib.SPECIAL_TOKENS, *words]))
+  vocabulary = configs.VocabularyConfig(path=str(path))
+  section = tfds_config(
+    tfds_folder,
+    seq_length=8,
+    max_predictions_per_seq=6,
+    mask_rate=1.0,
+    global_batch_size=3,
+    num_epochs=1,
+    drop_remainder=False,
+    packing='within_documents',
+  )
+  loader.check_dataset(section, vocabulary)
+  labels = []
+  for batch in loader.load_dataset(section, vocabulary):
+    is_label = batch['masked_lm_weights'] > 0
+    labels += batch['masked_lm_ids'][is_label].numpy().tolist()
+  known = vocabulary_lib.Vocabulary.from_file(str(path))
+  expected = ' '.join(TEXTS).split()
+  assert sorted(labels) == sorted(known.ids_of(expected))

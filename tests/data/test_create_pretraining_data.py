@@ -27,16 +27,20 @@ def token_counts(batches):
   return sum(int(tf.reduce_sum(batch['input_mask'])) for batch in batches)
 
 
-def test_what_is_written_trains(numbered_text, tmp_path, capsys):
-  create(numbered_text, tmp_path / 'part', '--num_shards=2', '--gzip')
-  printed = capsys.readouterr()
-  assert 'examples of 16 tokens in 2 files' in printed.out
-  assert 'examples/s' in printed.err
-  assert sorted(os.listdir(tmp_path)) == [
+@pytest.fixture(scope='module')
+def created(numbered_text, tmp_path_factory):
+  """Two compressed shards; returns their folder."""
+  folder = tmp_path_factory.mktemp('created')
+  create(numbered_text, folder / 'part', '--num_shards=2', '--gzip')
+  return folder
+
+
+def test_what_is_written_trains(numbered_text, created):
+  assert sorted(os.listdir(created)) == [
     f'part-0000{shard}-of-00002.tfrecord.gz' for shard in range(2)
   ]
   settings = {'is_training': False}
-  recorded = numbered_text.config(input_path=f'{tmp_path}/part-*', **settings)
+  recorded = numbered_text.config(input_path=f'{created}/part-*', **settings)
   loader.check_dataset(recorded, numbered_text.vocabulary)
   live = numbered_text.config(**settings)
   assert token_counts(
@@ -63,7 +67,7 @@ def test_held_out_documents_are_written_apart(numbered_text, tmp_path):
   assert not words[0] & words[1]
 
 
-def test_existing_shards_are_not_touched(numbered_text, tmp_path):
+def test_existing_shards_are_not_touched(numbered_text, tmp_path, capsys):
   path = tmp_path / 'part-00000-of-00001.tfrecord'
   path.write_bytes(b'precious')
   with pytest.raises(errors.ConfigurationError, match='Pass --overwrite'):
@@ -73,6 +77,9 @@ def test_existing_shards_are_not_touched(numbered_text, tmp_path):
   assert path.read_bytes() == b'precious'
   create(numbered_text, tmp_path / 'part', '--overwrite')
   assert path.stat().st_size > 1000
+  printed = capsys.readouterr()
+  assert 'examples of 16 tokens in 1 files' in printed.out
+  assert 'examples/s' in printed.err
 
 
 @pytest.mark.parametrize(
@@ -147,12 +154,12 @@ def test_files_of_the_model_gardens_tool_train_unchanged(
     assert batches[0]['next_sentence_labels'].shape == [4, 1]
 
 
-def test_the_model_gardens_loader_reads_our_files(numbered_text, tmp_path):
-  create(numbered_text, tmp_path / 'part')
-  path = f'{tmp_path}/part-00000-of-00001.tfrecord'
+def test_the_model_gardens_loader_reads_our_files(numbered_text, created):
+  path = f'{created}/part-00000-of-00002.tfrecord.gz'
   theirs = pretrain_dataloader.BertPretrainDataLoader(
     pretrain_dataloader.BertPretrainDataConfig(
       input_path=path,
+      file_type='tfrecord_compressed',
       is_training=False,
       global_batch_size=4,
       drop_remainder=True,

@@ -216,13 +216,18 @@ def estimate_examples(job: ShardJob) -> int:
     job.vocabulary.path, job.vocabulary.lower_case
   )
   corpus = corpus_lib.open_corpus(config)
-  sampled_bytes, rows = 0, 0
   maker = examples.ExampleMaker(corpus, words, config)
-  for texts in corpus.documents().take(_SAMPLE_BATCHES):
-    sampled_bytes += int(tf.reduce_sum(tf.strings.length(texts)))
-    rows += sum(int(lengths.shape[0]) for _, lengths in maker.rows(texts))
+  sample = corpus.documents().take(_SAMPLE_BATCHES)
+  sampled_bytes = _sum(sample.map(tf.strings.length))
+  rows = _sum(
+    sample.flat_map(maker.rows).map(lambda tokens, lengths: tf.size(lengths))
+  )
   share = rows / max(sampled_bytes, 1)
   if config.held_out_documents:
     one = 1 / config.held_out_documents
     share *= (1 - one) if config.is_training else one
   return int(share * corpus.num_bytes()) * max(config.num_epochs, 1)
+
+
+def _sum(dataset: tf.data.Dataset) -> int:
+  return sum(int(value.sum()) for value in dataset.as_numpy_iterator())
