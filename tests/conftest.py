@@ -13,8 +13,9 @@ import tf_keras
 
 # Before the first operation: devices cannot change after it.
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices('CPU')[0],
-    [tf.config.LogicalDeviceConfiguration() for _ in range(4)])
+  tf.config.list_physical_devices('CPU')[0],
+  [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
+)
 
 SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
@@ -29,6 +30,7 @@ class TinyCorpus:
     vocabulary: the special tokens and the words.
     counts: token counts of `train`.
   """
+
   train: str
   valid: str
   vocabulary: str
@@ -46,11 +48,13 @@ def tiny_corpus(tmp_path_factory) -> TinyCorpus:
   train = _write(folder / 'train.txt', documents[:200])
   counts = folder / 'vocab.counts.tsv'
   text = train.read_text()
-  counts.write_text(''.join(
-      f'{word}\t{text.count(word)}\n' for word in words))
+  counts.write_text(''.join(f'{word}\t{text.count(word)}\n' for word in words))
   return TinyCorpus(
-      str(train), str(_write(folder / 'valid.txt', documents[200:])),
-      str(vocabulary), str(counts))
+    str(train),
+    str(_write(folder / 'valid.txt', documents[200:])),
+    str(vocabulary),
+    str(counts),
+  )
 
 
 def _document(draw, words):

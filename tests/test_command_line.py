@@ -23,7 +23,6 @@ def parse(*arguments):
 
 
 class TestRunMain:
-
   def test_a_command_that_returns_ends_with_0(self, capsys):
     assert exit_code(lambda arguments: None) == 0
     assert capsys.readouterr() == ('', '')
@@ -37,47 +36,59 @@ class TestRunMain:
   def test_a_user_error_is_one_message_and_2(self, capsys):
     def main(arguments):
       raise errors.DataError('A file must exist. Received: a.txt.')
+
     assert exit_code(main) == 2
     assert capsys.readouterr() == (
-        '', 'Error: A file must exist. Received: a.txt.\n')
+      '',
+      'Error: A file must exist. Received: a.txt.\n',
+    )
 
   def test_ctrl_c_is_one_line_and_130(self, capsys):
     def main(arguments):
       raise KeyboardInterrupt
+
     assert exit_code(main) == 130
     assert capsys.readouterr().err == '\nInterrupted.\n'
 
   def test_ctrl_c_may_have_something_to_tell(self, capsys):
     def main(arguments):
       raise command_line.Interrupted('The last checkpoint is ckpt-6.')
+
     assert exit_code(main) == 130
     assert 'Interrupted. The last checkpoint is ckpt-6.' in (
-        capsys.readouterr().err)
+      capsys.readouterr().err
+    )
 
   def test_a_bug_keeps_its_traceback(self):
     def main(arguments):
       raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
       command_line.run_main(main, ['--verbose'])
 
 
 class TestArgumentParser:
-
-  @pytest.mark.parametrize('arguments', [
-      ('--model_dir=a',), ('--model_dir', 'a')])
+  @pytest.mark.parametrize(
+    'arguments', [('--model_dir=a',), ('--model_dir', 'a')]
+  )
   def test_both_forms_of_a_flag_are_read(self, arguments):
     assert parse(*arguments).model_dir == 'a'
 
-  @pytest.mark.parametrize(('arguments', 'message'), [
+  @pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
       (('--model_dri=a',), '--model_dir'),
-      (('--model_dir=a', '--mod=eval'),
-       'Unknown flag: --mod. Did you mean --mode?'),
+      (
+        ('--model_dir=a', '--mod=eval'),
+        'Unknown flag: --mod. Did you mean --mode?',
+      ),
       (('--model_dir=a', '--colour=1'), 'Unknown flag: --colour.'),
       (('--model_dir=a', 'b'), 'Unexpected argument: b.'),
       ((), 'The following arguments are required: --model_dir'),
       (('--model_dir=a', '--mode=tune'), "invalid choice: 'tune'"),
       (('--model_dir',), 'expected one argument'),
-  ])
+    ],
+  )
   def test_a_mistake_is_named(self, arguments, message):
     with pytest.raises(errors.UserError) as caught:
       parse(*arguments)
@@ -85,19 +96,32 @@ class TestArgumentParser:
     assert 'See count --help.' in str(caught.value)
 
   def test_an_unknown_flag_is_named_before_a_missing_one(self):
-    with pytest.raises(errors.UserError,
-                       match='Unknown flag: --model_dri. Did you mean '
-                       '--model_dir?'):
+    with pytest.raises(
+      errors.UserError,
+      match='Unknown flag: --model_dri. Did you mean --model_dir?',
+    ):
       parse('--model_dri=a')
 
 
 def test_a_shell_sees_one_message_and_2(tmp_path):
-  environment = {name: value for name, value in os.environ.items()
-                 if name != 'TF_CPP_MIN_LOG_LEVEL'}
+  environment = {
+    name: value
+    for name, value in os.environ.items()
+    if name != 'TF_CPP_MIN_LOG_LEVEL'
+  }
   process = subprocess.run(
-      [sys.executable, '-m', 'tokendrop_tf.train', f'--model_dir={tmp_path}',
-       '--gin_params=modle.num_layers = 3'],
-      capture_output=True, text=True, env=environment, check=False)
+    [
+      sys.executable,
+      '-m',
+      'tokendrop_tf.train',
+      f'--model_dir={tmp_path}',
+      '--gin_params=modle.num_layers = 3',
+    ],
+    capture_output=True,
+    text=True,
+    env=environment,
+    check=False,
+  )
   assert process.returncode == 2
   assert process.stdout == ''
   assert process.stderr.startswith('Error: --gin_params="modle.num_layers')
@@ -110,6 +134,12 @@ def test_help_lists_the_flags(capsys):
     train.parse_flags(['--help'])
   assert caught.value.code == 0
   text = capsys.readouterr().out
-  for flag in ('--experiment', '--mode', '--model_dir', '--gin_file',
-               '--gin_params', '--verbose'):
+  for flag in (
+    '--experiment',
+    '--mode',
+    '--model_dir',
+    '--gin_file',
+    '--gin_params',
+    '--verbose',
+  ):
     assert flag in text

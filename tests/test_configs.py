@@ -9,17 +9,29 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 def tree(corpus, *bindings):
   """A valid tree of 4 layers at S 32, K 16, P 5, with `bindings` on top."""
-  gin_support.parse([], [
+  gin_support.parse(
+    [],
+    [
       f"vocabulary.path = '{corpus.vocabulary}'",
       f"train_data.input_path = '{corpus.train}'",
       f"validation_data.input_path = '{corpus.valid}'",
-      'model.num_layers = 4', 'model.hidden_size = 16',
-      'model.num_attention_heads = 2', 'model.max_position_embeddings = 32',
-      'train_data.seq_length = 32', 'train_data.max_predictions_per_seq = 5',
-      'train_data.global_batch_size = 8', 'token_drop.token_keep_k = 16',
-      'trainer.train_steps = 20', 'trainer.steps_per_loop = 5',
-      'trainer.validation_interval = 10', 'trainer.checkpoint_interval = 10',
-      'optimizer.warmup_steps = 5', *bindings], experiments.sections())
+      'model.num_layers = 4',
+      'model.hidden_size = 16',
+      'model.num_attention_heads = 2',
+      'model.max_position_embeddings = 32',
+      'train_data.seq_length = 32',
+      'train_data.max_predictions_per_seq = 5',
+      'train_data.global_batch_size = 8',
+      'token_drop.token_keep_k = 16',
+      'trainer.train_steps = 20',
+      'trainer.steps_per_loop = 5',
+      'trainer.validation_interval = 10',
+      'trainer.checkpoint_interval = 10',
+      'optimizer.warmup_steps = 5',
+      *bindings,
+    ],
+    experiments.sections(),
+  )
   return exp_factory.get_exp_config(experiments.PRETRAINING)
 
 
@@ -30,99 +42,167 @@ def message_of(corpus, *bindings):
 
 
 class TestValidateExperiment:
-
-  @pytest.mark.parametrize('bindings', [
+  @pytest.mark.parametrize(
+    'bindings',
+    [
       (),
       ('token_drop.token_keep_k = 32',),
       ('token_drop.crossing_layer = 1',),
       ('token_drop.crossing_layer = 3',),
-      ("token_drop.policy = 'none'", 'token_drop.token_keep_k = 256',
-       'model.num_layers = 1'),
+      (
+        "token_drop.policy = 'none'",
+        'token_drop.token_keep_k = 256',
+        'model.num_layers = 1',
+      ),
       ("token_drop.policy = 'frequency'",),
       ('train_data.max_predictions_per_seq = 4',),  # int(0.15 * 30)
       ('train_data.max_predictions_per_seq = 30',),
       ('trainer.validation_interval = 1001',),  # Once, at the end.
       ('optimizer.warmup_steps = 0',),
-      ("runtime.distribution_strategy = 'mirrored'",
-       'runtime.num_logical_cpu_devices = 4'),
+      (
+        "runtime.distribution_strategy = 'mirrored'",
+        'runtime.num_logical_cpu_devices = 4',
+      ),
       ("runtime.distribution_strategy = 'tpu'", "runtime.tpu = 'local'"),
-      ("runtime.distribution_strategy = 'mirrored'", 'runtime.num_gpus = 2',
-       "runtime.all_reduce_alg = 'nccl'"),
-  ])
+      (
+        "runtime.distribution_strategy = 'mirrored'",
+        'runtime.num_gpus = 2',
+        "runtime.all_reduce_alg = 'nccl'",
+      ),
+    ],
+  )
   def test_a_valid_tree_passes(self, tiny_corpus, bindings):
     configs.validate_experiment(tree(tiny_corpus, *bindings))
 
-  @pytest.mark.parametrize(('bindings', 'rule'), [
+  @pytest.mark.parametrize(
+    ('bindings', 'rule'),
+    [
       (("vocabulary.path = ''",), 'vocabulary.path must name'),
-      (('token_drop.token_keep_k = 33',),
-       'token_keep_k must be at most train_data.seq_length. Received: '
-       'token_keep_k=33, seq_length=32. Set token_drop.token_keep_k.'),
-      (('token_drop.crossing_layer = 4',),
-       'must be between 1 and model.num_layers - 1. Received: '
-       'crossing_layer=4, num_layers=4. Set token_drop.crossing_layer.'),
+      (
+        ('token_drop.token_keep_k = 33',),
+        'token_keep_k must be at most train_data.seq_length. Received: '
+        'token_keep_k=33, seq_length=32. Set token_drop.token_keep_k.',
+      ),
+      (
+        ('token_drop.crossing_layer = 4',),
+        'must be between 1 and model.num_layers - 1. Received: '
+        'crossing_layer=4, num_layers=4. Set token_drop.crossing_layer.',
+      ),
       (('model.num_layers = 2',), 'must be at least 3 to drop tokens'),
-      (('model.num_attention_heads = 3',),
-       'model.hidden_size must be a multiple of model.num_attention_heads'),
-      (('train_data.max_predictions_per_seq = 3',),
-       'max_predictions_per_seq=3, where 4 to 30 fit mask_rate=0.15'),
+      (
+        ('model.num_attention_heads = 3',),
+        'model.hidden_size must be a multiple of model.num_attention_heads',
+      ),
+      (
+        ('train_data.max_predictions_per_seq = 3',),
+        'max_predictions_per_seq=3, where 4 to 30 fit mask_rate=0.15',
+      ),
       (('train_data.max_predictions_per_seq = 31',), 'where 4 to 30 fit'),
-      (('model.max_position_embeddings = 31',),
-       'seq_length must be at most model.max_position_embeddings'),
-      (('validation_data.seq_length = 16',),
-       'validation_data.seq_length must equal train_data.seq_length'),
-      (('validation_data.max_predictions_per_seq = 6',),
-       'validation_data.max_predictions_per_seq must equal'),
+      (
+        ('model.max_position_embeddings = 31',),
+        'seq_length must be at most model.max_position_embeddings',
+      ),
+      (
+        ('validation_data.seq_length = 16',),
+        'validation_data.seq_length must equal train_data.seq_length',
+      ),
+      (
+        ('validation_data.max_predictions_per_seq = 6',),
+        'validation_data.max_predictions_per_seq must equal',
+      ),
       (("train_data.tfds_name = 'lm1b'",), 'train_data must have one source'),
-      (('model.use_next_sentence_head = True',),
-       'use_next_sentence_head=True, train_data.use_next_sentence_label=False'),
-      (('train_data.use_next_sentence_label = True',),
-       'use_next_sentence_head=False'),
-      (('model.use_next_sentence_head = True',
-        'train_data.use_next_sentence_label = True'), 'needs TFRecords'),
-      (('optimizer.warmup_steps = 20',),
-       'warmup_steps must be below trainer.train_steps'),
-      (('optimizer.end_learning_rate = 1.0',),
-       'end_learning_rate must be at most optimizer.learning_rate'),
-      (('trainer.validation_interval = 7',),
-       'validation_interval must be a multiple of trainer.steps_per_loop'),
-      (('trainer.checkpoint_interval = 12',),
-       'checkpoint_interval must be a multiple of trainer.steps_per_loop'),
-      (("token_drop.always_drop_tokens = ['[PAD]', '[SEP]']",),
-       'Received in both: [SEP]'),
+      (
+        ('model.use_next_sentence_head = True',),
+        'use_next_sentence_head=True, train_data.use_next_sentence_label=False',
+      ),
+      (
+        ('train_data.use_next_sentence_label = True',),
+        'use_next_sentence_head=False',
+      ),
+      (
+        (
+          'model.use_next_sentence_head = True',
+          'train_data.use_next_sentence_label = True',
+        ),
+        'needs TFRecords',
+      ),
+      (
+        ('optimizer.warmup_steps = 20',),
+        'warmup_steps must be below trainer.train_steps',
+      ),
+      (
+        ('optimizer.end_learning_rate = 1.0',),
+        'end_learning_rate must be at most optimizer.learning_rate',
+      ),
+      (
+        ('trainer.validation_interval = 7',),
+        'validation_interval must be a multiple of trainer.steps_per_loop',
+      ),
+      (
+        ('trainer.checkpoint_interval = 12',),
+        'checkpoint_interval must be a multiple of trainer.steps_per_loop',
+      ),
+      (
+        ("token_drop.always_drop_tokens = ['[PAD]', '[SEP]']",),
+        'Received in both: [SEP]',
+      ),
       (('runtime.num_gpus = 2',), "'one_device' uses at most one GPU"),
-      (('runtime.num_logical_cpu_devices = 2',),
-       'num_logical_cpu_devices needs runtime.distribution_strategy'),
+      (
+        ('runtime.num_logical_cpu_devices = 2',),
+        'num_logical_cpu_devices needs runtime.distribution_strategy',
+      ),
       (("runtime.distribution_strategy = 'tpu'",), 'needs runtime.tpu'),
       (("runtime.all_reduce_alg = 'nccl'",), 'all_reduce_alg must be one of'),
-      (("runtime.distribution_strategy = 'mirrored'",
-        'runtime.num_logical_cpu_devices = 3'),
-       'global_batch_size=8, 3 replicas. Set train_data.global_batch_size'),
-      (("runtime.distribution_strategy = 'mirrored'",
-        'runtime.num_logical_cpu_devices = 2', 'runtime.enable_xla = True'),
-       'enable_xla cannot add gradients'),
-      (("token_drop.policy = 'frequency'",
-        "vocabulary.counts_path = 'absent.tsv'"),
-       'needs the token counts of the corpus. Received: absent.tsv'),
-  ])
+      (
+        (
+          "runtime.distribution_strategy = 'mirrored'",
+          'runtime.num_logical_cpu_devices = 3',
+        ),
+        'global_batch_size=8, 3 replicas. Set train_data.global_batch_size',
+      ),
+      (
+        (
+          "runtime.distribution_strategy = 'mirrored'",
+          'runtime.num_logical_cpu_devices = 2',
+          'runtime.enable_xla = True',
+        ),
+        'enable_xla cannot add gradients',
+      ),
+      (
+        (
+          "token_drop.policy = 'frequency'",
+          "vocabulary.counts_path = 'absent.tsv'",
+        ),
+        'needs the token counts of the corpus. Received: absent.tsv',
+      ),
+    ],
+  )
   def test_a_broken_rule_is_named(self, tiny_corpus, bindings, rule):
     message = message_of(tiny_corpus, *bindings)
     assert rule in message
     assert 'Received' in message
 
-  @pytest.mark.parametrize(('section', 'setting', 'value'), [
-      ('token_drop', 'policy', 'lots'), ('token_drop', 'temperature', -1.0),
-      ('model', 'initializer_range', 0.0), ('train_data', 'mask_rate', 2.0)])
+  @pytest.mark.parametrize(
+    ('section', 'setting', 'value'),
+    [
+      ('token_drop', 'policy', 'lots'),
+      ('token_drop', 'temperature', -1.0),
+      ('model', 'initializer_range', 0.0),
+      ('train_data', 'mask_rate', 2.0),
+    ],
+  )
   def test_ranges_hold_for_trees_that_gin_did_not_build(
-      self, tiny_corpus, section, setting, value):
+    self, tiny_corpus, section, setting, value
+  ):
     params = tree(tiny_corpus)
     setattr(getattr(params.task, section), setting, value)
-    with pytest.raises(errors.ConfigurationError,
-                       match=f'{section}.{setting} must be .*{value}'):
+    with pytest.raises(
+      errors.ConfigurationError, match=f'{section}.{setting} must be .*{value}'
+    ):
       configs.validate_experiment(params)
 
 
 class TestValidationSource:
-
   def check(self, corpus, *bindings):
     configs.validate_validation_source(tree(corpus, *bindings))
 
@@ -130,8 +210,11 @@ class TestValidationSource:
     self.check(tiny_corpus)
 
   def test_held_out_documents_are_a_source(self, tiny_corpus):
-    self.check(tiny_corpus, "validation_data.input_path = ''",
-               'train_data.held_out_documents = 10')
+    self.check(
+      tiny_corpus,
+      "validation_data.input_path = ''",
+      'train_data.held_out_documents = 10',
+    )
 
   def test_training_documents_are_none(self, tiny_corpus):
     with pytest.raises(errors.ConfigurationError, match='does not read'):
@@ -139,16 +222,19 @@ class TestValidationSource:
 
   def test_both_sides_hold_out_the_same(self, tiny_corpus):
     with pytest.raises(errors.ConfigurationError, match='must equal'):
-      self.check(tiny_corpus, "validation_data.input_path = ''",
-                 'validation_data.held_out_documents = 10')
+      self.check(
+        tiny_corpus,
+        "validation_data.input_path = ''",
+        'validation_data.held_out_documents = 10',
+      )
 
 
 class TestResolveVocabulary:
-
   def resolve(self, corpus, *bindings):
     params = tree(corpus, *bindings)
     configs.resolve_vocabulary(
-        params, vocabulary_lib.Vocabulary.from_file(corpus.vocabulary))
+      params, vocabulary_lib.Vocabulary.from_file(corpus.vocabulary)
+    )
     return params.task.model.vocab_size
 
   def test_the_size_is_read_from_the_file(self, tiny_corpus):
@@ -158,8 +244,9 @@ class TestResolveVocabulary:
     assert self.resolve(tiny_corpus, 'model.vocab_size = 64') == 64
 
   def test_another_size_is_refused(self, tiny_corpus):
-    with pytest.raises(errors.ConfigurationError,
-                       match='model.vocab_size=65, but .* has 64'):
+    with pytest.raises(
+      errors.ConfigurationError, match='model.vocab_size=65, but .* has 64'
+    ):
       self.resolve(tiny_corpus, 'model.vocab_size = 65')
 
   def test_a_pinned_token_must_be_in_the_vocabulary(self, tiny_corpus):
@@ -178,12 +265,18 @@ class TestStepCost:
 
   def task(self, corpus, *bindings):
     return tree(
-        corpus, 'model.num_layers = 12', 'model.hidden_size = 768',
-        'model.num_attention_heads = 12', 'model.intermediate_size = 3072',
-        'model.max_position_embeddings = 512', 'model.vocab_size = 30522',
-        'train_data.seq_length = 512',
-        'train_data.max_predictions_per_seq = 76',
-        'token_drop.token_keep_k = 256', *bindings).task
+      corpus,
+      'model.num_layers = 12',
+      'model.hidden_size = 768',
+      'model.num_attention_heads = 12',
+      'model.intermediate_size = 3072',
+      'model.max_position_embeddings = 512',
+      'model.vocab_size = 30522',
+      'train_data.seq_length = 512',
+      'train_data.max_predictions_per_seq = 76',
+      'token_drop.token_keep_k = 256',
+      *bindings,
+    ).task
 
   def test_a_full_layer_is_counted_in_closed_form(self, tiny_corpus):
     plain = step_cost.plain_cost(self.task(tiny_corpus))
@@ -214,8 +307,10 @@ class TestStepCost:
 
   def test_an_earlier_crossing_saves_more(self, tiny_corpus):
     savings = [
-        step_cost.expected_saving(self.task(
-            tiny_corpus, f'token_drop.crossing_layer = {layer}'))
-        for layer in range(1, 12)]
+      step_cost.expected_saving(
+        self.task(tiny_corpus, f'token_drop.crossing_layer = {layer}')
+      )
+      for layer in range(1, 12)
+    ]
     assert savings == sorted(savings, reverse=True)
     assert savings[-1] > 0

@@ -11,7 +11,8 @@ from tokendrop_tf import errors, experiments, gin_support
 
 def build(*bindings, files=()):
   parsed = gin_support.parse(
-      [str(name) for name in files], bindings, experiments.sections())
+    [str(name) for name in files], bindings, experiments.sections()
+  )
   gin_support.check_macros(parsed)
   params = exp_factory.get_exp_config(experiments.PRETRAINING)
   gin_support.check_all_used(parsed)
@@ -25,49 +26,103 @@ def message_of(*bindings, files=()):
 
 
 class TestSections:
-
   def test_the_settings_are_these(self):
     assert experiments.sections() == {
-        'model': (
-            'vocab_size', 'hidden_size', 'num_layers', 'num_attention_heads',
-            'intermediate_size', 'hidden_activation', 'dropout_rate',
-            'attention_dropout_rate', 'max_position_embeddings',
-            'type_vocab_size', 'initializer_range',
-            'residual_initializer_scale', 'norm_first', 'mlm_activation',
-            'use_next_sentence_head'),
-        'token_drop': (
-            'policy', 'token_keep_k', 'crossing_layer', 'temperature',
-            'full_step_every', 'token_loss_init_value', 'token_loss_beta',
-            'always_keep_tokens', 'always_drop_tokens'),
-        'vocabulary': ('path', 'counts_path', 'lower_case'),
-        'train_data': (
-            'input_path', 'tfds_name', 'tfds_split', 'tfds_data_dir',
-            'tfds_text_feature', 'global_batch_size', 'seq_length',
-            'max_predictions_per_seq', 'mask_rate', 'packing',
-            'use_next_sentence_label', 'num_epochs', 'held_out_documents',
-            'shuffle_buffer_size', 'seed'),
-        'validation_data': (
-            'input_path', 'tfds_name', 'tfds_split', 'tfds_data_dir',
-            'tfds_text_feature', 'global_batch_size', 'seq_length',
-            'max_predictions_per_seq', 'mask_rate', 'packing',
-            'use_next_sentence_label', 'held_out_documents', 'seed'),
-        'optimizer': (
-            'learning_rate', 'warmup_steps', 'decay', 'end_learning_rate',
-            'weight_decay_rate', 'gradient_clip_norm', 'beta_1', 'beta_2',
-            'epsilon'),
-        'trainer': (
-            'train_steps', 'steps_per_loop', 'validation_interval',
-            'validation_steps', 'checkpoint_interval', 'max_to_keep',
-            'continuous_eval_timeout'),
-        'runtime': (
-            'distribution_strategy', 'num_gpus', 'num_logical_cpu_devices',
-            'tpu', 'mixed_precision_dtype', 'enable_xla', 'all_reduce_alg',
-            'num_packs'),
-        'pretraining': ('seed', 'init_checkpoint'),
+      'model': (
+        'vocab_size',
+        'hidden_size',
+        'num_layers',
+        'num_attention_heads',
+        'intermediate_size',
+        'hidden_activation',
+        'dropout_rate',
+        'attention_dropout_rate',
+        'max_position_embeddings',
+        'type_vocab_size',
+        'initializer_range',
+        'residual_initializer_scale',
+        'norm_first',
+        'mlm_activation',
+        'use_next_sentence_head',
+      ),
+      'token_drop': (
+        'policy',
+        'token_keep_k',
+        'crossing_layer',
+        'temperature',
+        'full_step_every',
+        'token_loss_init_value',
+        'token_loss_beta',
+        'always_keep_tokens',
+        'always_drop_tokens',
+      ),
+      'vocabulary': ('path', 'counts_path', 'lower_case'),
+      'train_data': (
+        'input_path',
+        'tfds_name',
+        'tfds_split',
+        'tfds_data_dir',
+        'tfds_text_feature',
+        'global_batch_size',
+        'seq_length',
+        'max_predictions_per_seq',
+        'mask_rate',
+        'packing',
+        'use_next_sentence_label',
+        'num_epochs',
+        'held_out_documents',
+        'shuffle_buffer_size',
+        'seed',
+      ),
+      'validation_data': (
+        'input_path',
+        'tfds_name',
+        'tfds_split',
+        'tfds_data_dir',
+        'tfds_text_feature',
+        'global_batch_size',
+        'seq_length',
+        'max_predictions_per_seq',
+        'mask_rate',
+        'packing',
+        'use_next_sentence_label',
+        'held_out_documents',
+        'seed',
+      ),
+      'optimizer': (
+        'learning_rate',
+        'warmup_steps',
+        'decay',
+        'end_learning_rate',
+        'weight_decay_rate',
+        'gradient_clip_norm',
+        'beta_1',
+        'beta_2',
+        'epsilon',
+      ),
+      'trainer': (
+        'train_steps',
+        'steps_per_loop',
+        'validation_interval',
+        'validation_steps',
+        'checkpoint_interval',
+        'max_to_keep',
+        'continuous_eval_timeout',
+      ),
+      'runtime': (
+        'distribution_strategy',
+        'num_gpus',
+        'num_logical_cpu_devices',
+        'tpu',
+        'mixed_precision_dtype',
+        'enable_xla',
+        'all_reduce_alg',
+        'num_packs',
+      ),
+      'pretraining': ('seed', 'init_checkpoint'),
     }
 
-  @pytest.mark.parametrize(
-      'name', [name for name in experiments.sections()])
+  @pytest.mark.parametrize('name', [name for name in experiments.sections()])
   def test_every_setting_is_documented(self, name):
     docstring = getattr(experiments, name).__doc__
     for setting in experiments.sections()[name]:
@@ -75,9 +130,13 @@ class TestSections:
 
   def test_a_bound_value_arrives_in_the_tree(self):
     params = build(
-        'model.num_layers = 6', 'token_drop.temperature = 0.5',
-        'train_data.global_batch_size = 8', 'trainer.train_steps = 20000',
-        "runtime.mixed_precision_dtype = 'bfloat16'", 'pretraining.seed = 7')
+      'model.num_layers = 6',
+      'token_drop.temperature = 0.5',
+      'train_data.global_batch_size = 8',
+      'trainer.train_steps = 20000',
+      "runtime.mixed_precision_dtype = 'bfloat16'",
+      'pretraining.seed = 7',
+    )
     assert params.task.model.num_layers == 6
     assert params.task.token_drop.temperature == 0.5
     assert params.task.train_data.global_batch_size == 8
@@ -87,16 +146,18 @@ class TestSections:
 
   def test_validation_inherits_what_it_leaves_open(self):
     data = build(
-        'train_data.seq_length = 64', 'train_data.mask_rate = 0.1',
-        "validation_data.input_path = 'valid.txt'").task.validation_data
+      'train_data.seq_length = 64',
+      'train_data.mask_rate = 0.1',
+      "validation_data.input_path = 'valid.txt'",
+    ).task.validation_data
     assert (data.seq_length, data.mask_rate) == (64, 0.1)
     assert data.input_path == 'valid.txt'
     assert not data.is_training
 
   def test_held_out_documents_are_validated_on_the_training_source(self):
     data = build(
-        "train_data.input_path = 'a.txt'",
-        'train_data.held_out_documents = 10').task.validation_data
+      "train_data.input_path = 'a.txt'", 'train_data.held_out_documents = 10'
+    ).task.validation_data
     assert data.input_path == 'a.txt'
     assert data.held_out_documents == 10
 
@@ -116,10 +177,13 @@ class TestSections:
 
 
 class TestTypes:
-
-  @pytest.mark.parametrize(('binding', 'words'), [
-      ("model.num_layers = '64'",
-       "model.num_layers must be an int. Received: '64' (str)"),
+  @pytest.mark.parametrize(
+    ('binding', 'words'),
+    [
+      (
+        "model.num_layers = '64'",
+        "model.num_layers must be an int. Received: '64' (str)",
+      ),
       ('model.num_layers = 12.0', 'must be an int. Received: 12.0 (float)'),
       ('model.num_layers = True', 'must be an int. Received: True (bool)'),
       ('model.norm_first = 1', 'must be True or False. Received: 1 (int)'),
@@ -129,7 +193,8 @@ class TestTypes:
       ("token_drop.crossing_layer = 'six'", 'must be an int or None'),
       ("token_drop.always_keep_tokens = '[CLS]'", 'must be a list of strings'),
       ('token_drop.always_keep_tokens = [101]', 'must be a list of strings'),
-  ])
+    ],
+  )
   def test_another_type_is_refused(self, binding, words):
     assert words in message_of(binding)
 
@@ -148,8 +213,9 @@ class TestTypes:
 
 
 class TestRanges:
-
-  @pytest.mark.parametrize(('binding', 'words'), [
+  @pytest.mark.parametrize(
+    ('binding', 'words'),
+    [
       ('model.num_layers = 0', 'model.num_layers must be at least 1'),
       ('model.dropout_rate = 1.0', 'must be at least 0 and below 1'),
       ('model.initializer_range = 0.0', 'must be above 0 and at most 1'),
@@ -168,7 +234,8 @@ class TestRanges:
       ('trainer.validation_steps = 0', 'above 0, or -1 for all'),
       ("runtime.distribution_strategy = 'off'", "one of 'one_device'"),
       ("runtime.mixed_precision_dtype = 'float16'", "one of 'float32'"),
-  ])
+    ],
+  )
   def test_a_value_out_of_range_is_refused(self, binding, words):
     message = message_of(binding)
     assert words in message
@@ -176,22 +243,23 @@ class TestRanges:
 
 
 class TestStrictGin:
-
   def test_a_mistyped_section_names_the_closest(self):
     message = message_of('modle.num_layers = 3')
     assert "unknown section 'modle'. Did you mean model?" in message
     assert '--gin_params="modle.num_layers = 3"' in message
 
   def test_a_section_of_another_module_is_unknown(self):
-    assert "foo.model" in message_of('foo.model.num_layers = 3')
+    assert 'foo.model' in message_of('foo.model.num_layers = 3')
 
   def test_the_module_of_a_section_may_be_named(self):
     params = build('tokendrop_tf.model.num_layers = 3')
     assert params.task.model.num_layers == 3
 
   def test_a_mistyped_setting_names_the_closest(self):
-    assert ("model has no setting 'hiden_size'. Did you mean hidden_size?"
-            in message_of('model.hiden_size = 3'))
+    assert (
+      "model has no setting 'hiden_size'. Did you mean hidden_size?"
+      in message_of('model.hiden_size = 3')
+    )
 
   def test_a_setting_of_another_section_names_that_section(self):
     message = message_of('model.token_keep_k = 3')
@@ -203,8 +271,9 @@ class TestStrictGin:
     assert 'Write model.num_layers.' in message
 
   def test_an_unused_macro_is_refused(self):
-    message = message_of('KEEP = 8', 'KEPP = 9',
-                         'token_drop.token_keep_k = %KEEP')
+    message = message_of(
+      'KEEP = 8', 'KEPP = 9', 'token_drop.token_keep_k = %KEEP'
+    )
     assert 'no setting uses the macro KEPP. Did you mean KEEP?' in message
     assert 'no setting uses the macro KEEP.' not in message
 
@@ -224,21 +293,34 @@ class TestStrictGin:
 
   def test_required_macros_are_listed_together(self):
     message = message_of(
-        'TEXT = %gin.REQUIRED', 'train_data.input_path = %TEXT',
-        'vocabulary.path = %gin.REQUIRED')
+      'TEXT = %gin.REQUIRED',
+      'train_data.input_path = %TEXT',
+      'vocabulary.path = %gin.REQUIRED',
+    )
     assert '--gin_params="TEXT = ..."' in message
     assert '--gin_params="vocabulary.path = ..."' in message
 
   def test_a_required_macro_can_be_set_later(self):
-    params = build('TEXT = %gin.REQUIRED', 'train_data.input_path = %TEXT',
-                   "TEXT = 'a.txt'")
+    params = build(
+      'TEXT = %gin.REQUIRED', 'train_data.input_path = %TEXT', "TEXT = 'a.txt'"
+    )
     assert params.task.train_data.input_path == 'a.txt'
 
-  @pytest.mark.parametrize('text', [
-      'model.num_layers 3', 'model.num_layers =', 'model.num_layers = [1,',
-      "token_drop.policy = 'loss", 'model.num_layers = three', '= 3',
-      'model..num_layers = 3', '  model.num_layers = 3\n model.x = 3',
-      'model.num_layers = 3 4', 'model.num_layers = $'])
+  @pytest.mark.parametrize(
+    'text',
+    [
+      'model.num_layers 3',
+      'model.num_layers =',
+      'model.num_layers = [1,',
+      "token_drop.policy = 'loss",
+      'model.num_layers = three',
+      '= 3',
+      'model..num_layers = 3',
+      '  model.num_layers = 3\n model.x = 3',
+      'model.num_layers = 3 4',
+      'model.num_layers = $',
+    ],
+  )
   def test_a_syntax_error_has_file_and_line(self, tmp_path, text):
     path = tmp_path / 'broken.gin'
     path.write_text(f'# A comment.\n{text}\n')
@@ -268,16 +350,21 @@ class TestStrictGin:
 
   def test_an_import_is_obeyed_when_allowed(self, tmp_path, monkeypatch):
     (tmp_path / 'allowed_by_gin.py').write_text(
-        "import gin\ngin.constant('allowed.THREE', 3)\n")
+      "import gin\ngin.constant('allowed.THREE', 3)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     gin_support.parse(
-        [], ['import allowed_by_gin', 'model.num_layers = %allowed.THREE'],
-        experiments.sections(), allow_imports=True)
+      [],
+      ['import allowed_by_gin', 'model.num_layers = %allowed.THREE'],
+      experiments.sections(),
+      allow_imports=True,
+    )
     assert experiments.model().num_layers == 3
 
   def test_a_reference_to_a_function_is_refused(self):
-    assert ('must be a literal or a macro'
-            in message_of('model.num_layers = @trainer()'))
+    assert 'must be a literal or a macro' in message_of(
+      'model.num_layers = @trainer()'
+    )
 
   def test_an_unknown_file_names_the_packaged_ones(self):
     message = message_of(files=['quikstart.gin'])
@@ -301,8 +388,12 @@ class TestStrictGin:
     assert 'must be readable UTF-8 text' in message_of(files=[path])
 
   def test_the_operative_text_gives_the_same_tree(self):
-    first = build('K = 8', 'token_drop.token_keep_k = %K',
-                  'model.num_layers = 5', "train_data.input_path = 'a.txt'")
+    first = build(
+      'K = 8',
+      'token_drop.token_keep_k = %K',
+      'model.num_layers = 5',
+      "train_data.input_path = 'a.txt'",
+    )
     text = gin_support.operative_config()
     assert build(text).as_dict() == first.as_dict()
 
@@ -312,11 +403,13 @@ class TestStrictGin:
 
 
 class TestOptimizer:
-
   def rate(self, step, *bindings):
     config = build(
-        'optimizer.learning_rate = 1.0', 'optimizer.warmup_steps = 10',
-        'trainer.train_steps = 100', *bindings).trainer.optimizer_config
+      'optimizer.learning_rate = 1.0',
+      'optimizer.warmup_steps = 10',
+      'trainer.train_steps = 100',
+      *bindings,
+    ).trainer.optimizer_config
     schedule = optimization.OptimizerFactory(config).build_learning_rate()
     return float(schedule(tf.constant(step)))
 
@@ -328,8 +421,11 @@ class TestOptimizer:
 
   def test_the_end_rate_is_reached_at_the_last_step(self):
     for decay in ('linear', 'cosine'):
-      rate = self.rate(100, f"optimizer.decay = '{decay}'",
-                       'optimizer.end_learning_rate = 0.25')
+      rate = self.rate(
+        100,
+        f"optimizer.decay = '{decay}'",
+        'optimizer.end_learning_rate = 0.25',
+      )
       assert rate == pytest.approx(0.25)
 
   def test_a_cosine_is_half_way_down_at_half_time(self):

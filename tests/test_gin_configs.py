@@ -29,10 +29,15 @@ def required_macros(name):
 def build(name, corpus, *bindings):
   """Builds the experiment of a file, with what it requires filled in."""
   values = {
-      'VOCABULARY': corpus.vocabulary, 'TRAIN_DATA': corpus.train,
-      'VALIDATION_DATA': corpus.valid, 'TPU': 'local', 'NUM_GPUS': 8}
+    'VOCABULARY': corpus.vocabulary,
+    'TRAIN_DATA': corpus.train,
+    'VALIDATION_DATA': corpus.valid,
+    'TPU': 'local',
+    'NUM_GPUS': 8,
+  }
   bindings += tuple(
-      f'{macro} = {values[macro]!r}' for macro in required_macros(name))
+    f'{macro} = {values[macro]!r}' for macro in required_macros(name)
+  )
   parsed = gin_support.parse([name], bindings, experiments.sections())
   gin_support.check_macros(parsed)
   params = exp_factory.get_exp_config(experiments.PRETRAINING)
@@ -50,15 +55,21 @@ def test_a_file_builds_a_valid_experiment(name, tiny_corpus):
   if name in COMPLETE:
     configs.validate_validation_source(params)
   configs.resolve_vocabulary(
-      params, vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary))
+    params, vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary)
+  )
 
 
 @pytest.mark.parametrize('name', FILES)
 def test_a_header_says_how_to_use_the_file(name):
   header = text_of(name).split('\n\n')[0]
   assert all(line.startswith('#') for line in header.splitlines())
-  for part in ('Command: ', 'Required:', 'Commonly changed: ', 'Expect: ',
-               'Arithmetic: '):
+  for part in (
+    'Command: ',
+    'Required:',
+    'Commonly changed: ',
+    'Expect: ',
+    'Arithmetic: ',
+  ):
     assert f'# {part}' in header
   assert 'python -m tokendrop_tf.train' in header
   for macro in required_macros(name):
@@ -77,12 +88,22 @@ def test_the_initial_deviation_follows_the_width(name, tiny_corpus):
     assert model.initializer_range == 0.06
   else:
     assert model.initializer_range == pytest.approx(
-        0.02 * math.sqrt(768 / model.hidden_size), rel=0.02)
+      0.02 * math.sqrt(768 / model.hidden_size), rel=0.02
+    )
 
 
-@pytest.mark.parametrize(('name', 'layers', 'width'), [
-    ('tiny', 4, 128), ('mini', 4, 256), ('small', 4, 512), ('medium', 8, 512),
-    ('base', 12, 768), ('large', 24, 1024), ('narrow12', 12, 128)])
+@pytest.mark.parametrize(
+  ('name', 'layers', 'width'),
+  [
+    ('tiny', 4, 128),
+    ('mini', 4, 256),
+    ('small', 4, 512),
+    ('medium', 8, 512),
+    ('base', 12, 768),
+    ('large', 24, 1024),
+    ('narrow12', 12, 128),
+  ],
+)
 def test_models_have_the_size_of_their_name(name, layers, width, tiny_corpus):
   model = build(f'models/{name}.gin', tiny_corpus).task.model
   assert (model.num_layers, model.hidden_size) == (layers, width)
@@ -116,8 +137,10 @@ def test_base_512_is_as_published(tiny_corpus):
 def test_devices_change_nothing_of_the_experiment(name, tiny_corpus):
   here, base = build(name, tiny_corpus), build('base_512.gin', tiny_corpus)
   assert here.task.as_dict() == base.task.as_dict()
-  assert (here.trainer.optimizer_config.as_dict()
-          == base.trainer.optimizer_config.as_dict())
+  assert (
+    here.trainer.optimizer_config.as_dict()
+    == base.trainer.optimizer_config.as_dict()
+  )
   assert here.runtime.mixed_precision_dtype == 'bfloat16'
 
 
@@ -130,14 +153,17 @@ def test_the_batch_arithmetic_in_the_header_is_right(name, tiny_corpus):
     assert f'{data.global_batch_size // 8} sequences' in header
     return
   tokens = data.global_batch_size * data.seq_length
-  assert (f'{data.global_batch_size} x {data.seq_length} = {tokens:,} tokens a '
-          'step' in header)
+  assert (
+    f'{data.global_batch_size} x {data.seq_length} = {tokens:,} tokens a '
+    'step' in header
+  )
 
 
 def test_the_saving_in_the_header_of_base_512_is_right(tiny_corpus):
   task = build('base_512.gin', tiny_corpus, 'model.vocab_size = 30522').task
   plain, dropping = step_cost.plain_cost(task), step_cost.dropping_cost(task)
   header = text_of('base_512.gin')
-  assert f'{1 - dropping.encoder / plain.encoder:.1%}'.replace(
-      '%', ' %') in header
+  assert (
+    f'{1 - dropping.encoder / plain.encoder:.1%}'.replace('%', ' %') in header
+  )
   assert f'{1 - dropping.total / plain.total:.1%}'.replace('%', ' %') in header

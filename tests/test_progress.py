@@ -15,17 +15,24 @@ BOTH = FULL | {'lm_example_loss_dropping': 4.5, 'full_sequence_gap': 0.5}
 
 
 class Terminal(io.StringIO):
-
   def isatty(self):
     return True
 
 
 def tree(*bindings):
-  gin_support.parse([], [
-      'trainer.train_steps = 400', 'train_data.global_batch_size = 4',
-      'train_data.seq_length = 32', 'token_drop.token_keep_k = 16',
-      'train_data.max_predictions_per_seq = 5', 'model.vocab_size = 100',
-      *bindings], experiments.sections())
+  gin_support.parse(
+    [],
+    [
+      'trainer.train_steps = 400',
+      'train_data.global_batch_size = 4',
+      'train_data.seq_length = 32',
+      'token_drop.token_keep_k = 16',
+      'train_data.max_predictions_per_seq = 5',
+      'model.vocab_size = 100',
+      *bindings,
+    ],
+    experiments.sections(),
+  )
   return exp_factory.get_exp_config(experiments.PRETRAINING)
 
 
@@ -39,7 +46,8 @@ def clock(monkeypatch):
 
 def run_loop(report, clock, step, num_steps, seconds, **metrics):
   output = {
-    name: tf.constant(value) for name, value in (TRAIN | metrics).items()}
+    name: tf.constant(value) for name, value in (TRAIN | metrics).items()
+  }
   report.begin_loop()
   clock[0] += seconds
   report.end_loop(step, num_steps, output)
@@ -47,14 +55,22 @@ def run_loop(report, clock, step, num_steps, seconds, **metrics):
 
 
 class TestReport:
-
   def test_a_loop_leaves_one_record(self, tmp_path, clock):
     report = progress.Report(tree(), str(tmp_path), stream=io.StringIO())
     run_loop(report, clock, 10, 10, 5.0)
-    assert progress.read_metrics(str(tmp_path / 'metrics.jsonl')) == [{
-        'kind': 'train', 'step': 10, 'seconds': 5.0, 'train_seconds': 5.0,
-        'tokens': 10 * 4 * 32, 'seconds_per_step': 0.5,
-        'includes_compilation': True, 'tokens_per_second': 256.0, **TRAIN}]
+    assert progress.read_metrics(str(tmp_path / 'metrics.jsonl')) == [
+      {
+        'kind': 'train',
+        'step': 10,
+        'seconds': 5.0,
+        'train_seconds': 5.0,
+        'tokens': 10 * 4 * 32,
+        'seconds_per_step': 0.5,
+        'includes_compilation': True,
+        'tokens_per_second': 256.0,
+        **TRAIN,
+      }
+    ]
 
   def test_only_the_first_loop_includes_compilation(self, tmp_path, clock):
     report = progress.Report(tree(), str(tmp_path), stream=io.StringIO())
@@ -76,15 +92,17 @@ class TestReport:
     run_loop(report, clock, 20, 10, 2.0)
     line = stream.getvalue().split('\r')[-1].strip()
     # 380 steps at 0.2 s.
-    assert line == ('step 20/400  loss 4.0000  accuracy 0.250  640 tokens/s  '
-                    '1 min 16 s left')
+    assert line == (
+      'step 20/400  loss 4.0000  accuracy 0.250  640 tokens/s  1 min 16 s left'
+    )
 
   def test_the_first_loop_foretells_no_speed(self, tmp_path, clock):
     stream = io.StringIO()
     report = progress.Report(tree(), str(tmp_path), stream=stream)
     run_loop(report, clock, 10, 10, 100.0)
     assert stream.getvalue().splitlines()[-1] == (
-        'step 10/400  loss 4.0000  accuracy 0.250  100 s with compilation')
+      'step 10/400  loss 4.0000  accuracy 0.250  100 s with compilation'
+    )
 
   def test_a_terminal_line_is_rewritten(self, tmp_path, clock):
     stream = Terminal()
@@ -100,8 +118,9 @@ class TestReport:
     report = progress.Report(tree(), str(tmp_path), stream=stream)
     for step in range(10, 400, 10):
       run_loop(report, clock, step, 10, 1.0)
-    lines = [line for line in stream.getvalue().splitlines()
-             if line.startswith('step')]
+    lines = [
+      line for line in stream.getvalue().splitlines() if line.startswith('step')
+    ]
     assert len(lines) == 4  # The first, then one each 10 seconds.
 
   def test_the_last_step_is_always_shown(self, tmp_path, clock):
@@ -131,9 +150,10 @@ class TestReport:
 
   def test_evaluations_have_a_file_of_their_own(self, tmp_path, clock):
     report = progress.Report(
-        tree(), str(tmp_path), is_training=False, stream=io.StringIO())
+      tree(), str(tmp_path), is_training=False, stream=io.StringIO()
+    )
     report.end_validation(30, 1.0, dict(BOTH))
-    record, = progress.read_metrics(str(tmp_path / 'evaluations.jsonl'))
+    (record,) = progress.read_metrics(str(tmp_path / 'evaluations.jsonl'))
     assert record['kind'] == 'validation'
     assert record['full_sequence_gap'] == 0.5
     assert not (tmp_path / 'metrics.jsonl').exists()
@@ -141,7 +161,8 @@ class TestReport:
   def test_other_workers_are_silent(self, tmp_path, clock):
     stream = io.StringIO()
     report = progress.Report(
-        tree(), str(tmp_path), is_chief=False, stream=stream)
+      tree(), str(tmp_path), is_chief=False, stream=stream
+    )
     report.begin(0)
     run_loop(report, clock, 10, 10, 1.0)
     report.end_validation(10, 1.0, dict(BOTH))
@@ -150,20 +171,29 @@ class TestReport:
 
 
 class TestTexts:
-
   def test_losses_are_held_against_the_floor(self):
     assert progress.losses_text(BOTH, 6.0) == (
-        'loss 5.0000 on full sequences (accuracy 0.200), 4.5000 with dropping '
-        '(gap +0.5000), 1.0000 below the floor')
+      'loss 5.0000 on full sequences (accuracy 0.200), 4.5000 with dropping '
+      '(gap +0.5000), 1.0000 below the floor'
+    )
     assert progress.losses_text(FULL, 4.0).endswith('1.0000 above the floor')
 
-  @pytest.mark.parametrize(('seconds', 'text'), [
-      (0, '0 s'), (59.4, '59 s'), (61, '1 min 1 s'), (3725, '1 h 2 min'),
-      (90000, '1 d 1 h')])
+  @pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [
+      (0, '0 s'),
+      (59.4, '59 s'),
+      (61, '1 min 1 s'),
+      (3725, '1 h 2 min'),
+      (90000, '1 d 1 h'),
+    ],
+  )
   def test_durations_have_two_units(self, seconds, text):
     assert progress.duration_text(seconds) == text
 
-  @pytest.mark.parametrize(('bindings', 'words'), [
+  @pytest.mark.parametrize(
+    ('bindings', 'words'),
+    [
       ((), 'by running loss, ranked: 16 of 32 tokens (50%) stay in layers 6-'),
       (('token_drop.temperature = 0.5',), 'sampled at temperature 0.5'),
       (("token_drop.policy = 'frequency'",), 'by rarity in the corpus'),
@@ -171,15 +201,21 @@ class TestTexts:
       (('token_drop.full_step_every = 8',), 'one step in 8 in full'),
       (('token_drop.crossing_layer = 11',), 'stay in layer 11 of 12'),
       (("token_drop.policy = 'none'",), 'every layer runs on all tokens'),
-  ])
+    ],
+  )
   def test_the_policy_is_put_into_words(self, bindings, words):
     assert words in progress.dropping_text(tree(*bindings).task)
 
   def test_the_start_block_tells_consequences(self):
     block = progress.start_block(
-        tree("train_data.input_path = 'a.txt'"), 'train', 'runs/a',
-        num_parameters=1_500_000, num_replicas=1, first_step=0,
-        label_entropy=5.5)
+      tree("train_data.input_path = 'a.txt'"),
+      'train',
+      'runs/a',
+      num_parameters=1_500_000,
+      num_replicas=1,
+      first_step=0,
+      label_entropy=5.5,
+    )
     words = ' '.join(block.split())
     assert '1.5 M parameters' in words
     assert '128 per step (4 x 32, 5 predictions each)' in words
@@ -189,16 +225,22 @@ class TestTexts:
     assert 'tensorflow 2.' in words
     assert max(map(len, block.splitlines())) <= 80
 
-  @pytest.mark.parametrize(('step', 'words'), [
-      (0, 'begins with random weights, seed 0'), (200, 'goes on at step 200'),
-      (400, 'already trained to its last step, 400')])
+  @pytest.mark.parametrize(
+    ('step', 'words'),
+    [
+      (0, 'begins with random weights, seed 0'),
+      (200, 'goes on at step 200'),
+      (400, 'already trained to its last step, 400'),
+    ],
+  )
   def test_the_start_block_tells_where_a_run_begins(self, step, words):
     block = progress.start_block(tree(), 'train', 'runs/a', 1, 1, step)
     assert words in block
 
   def test_the_end_block_tells_what_to_type_next(self, tmp_path):
-    tf.train.CheckpointManager(
-        tf.train.Checkpoint(), str(tmp_path), 1).save(400)
+    tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), 1).save(
+      400
+    )
     block = progress.end_block('train', str(tmp_path), 400, 60.0, BOTH, 6.0)
     assert f'tensorboard --logdir={tmp_path}' in block
     assert f'--model_dir={tmp_path} --mode=eval' in block
@@ -214,10 +256,15 @@ def test_the_table_is_written_as_a_histogram(tmp_path):
     step.assign(number)
     action({})
   writer.flush()
-  path, = tmp_path.iterdir()
+  (path,) = tmp_path.iterdir()
   events = [
-      tf.compat.v1.Event.FromString(record.numpy())
-      for record in tf.data.TFRecordDataset(str(path))]
-  written = [event.step for event in events for value in event.summary.value
-             if value.tag == 'token_importance']
+    tf.compat.v1.Event.FromString(record.numpy())
+    for record in tf.data.TFRecordDataset(str(path))
+  ]
+  written = [
+    event.step
+    for event in events
+    for value in event.summary.value
+    if value.tag == 'token_importance'
+  ]
   assert written == [5, 10]

@@ -11,29 +11,46 @@ import yaml
 from tokendrop_tf import command_line, errors, progress, run_folder, train
 
 TINY = (
-    'model.num_layers = 3', 'model.hidden_size = 16',
-    'model.num_attention_heads = 2', 'model.intermediate_size = 32',
-    'model.max_position_embeddings = 32', 'model.initializer_range = 0.1',
-    'train_data.seq_length = 32', 'train_data.max_predictions_per_seq = 5',
-    'train_data.global_batch_size = 8', 'train_data.shuffle_buffer_size = 16',
-    'validation_data.global_batch_size = 32',
-    'token_drop.token_keep_k = 16',
-    'optimizer.learning_rate = 0.01', 'optimizer.warmup_steps = 2',
-    'trainer.train_steps = 12', 'trainer.steps_per_loop = 3',
-    'trainer.validation_interval = 6', 'trainer.checkpoint_interval = 6',
+  'model.num_layers = 3',
+  'model.hidden_size = 16',
+  'model.num_attention_heads = 2',
+  'model.intermediate_size = 32',
+  'model.max_position_embeddings = 32',
+  'model.initializer_range = 0.1',
+  'train_data.seq_length = 32',
+  'train_data.max_predictions_per_seq = 5',
+  'train_data.global_batch_size = 8',
+  'train_data.shuffle_buffer_size = 16',
+  'validation_data.global_batch_size = 32',
+  'token_drop.token_keep_k = 16',
+  'optimizer.learning_rate = 0.01',
+  'optimizer.warmup_steps = 2',
+  'trainer.train_steps = 12',
+  'trainer.steps_per_loop = 3',
+  'trainer.validation_interval = 6',
+  'trainer.checkpoint_interval = 6',
 )
 LABEL_ENTROPY = 3.25
 
 
 def flags(corpus, model_dir, *bindings, mode='train_and_eval'):
   gin_file = pathlib.Path(corpus.vocabulary).with_name('tiny.gin')
-  gin_file.write_text('\n'.join([
-      f"vocabulary.path = '{corpus.vocabulary}'",
-      f"train_data.input_path = '{corpus.train}'",
-      f"validation_data.input_path = '{corpus.valid}'", *TINY]))
-  return [f'--model_dir={model_dir}', f'--mode={mode}',
-          f'--gin_file={gin_file}',
-          *(f'--gin_params={binding}' for binding in bindings)]
+  gin_file.write_text(
+    '\n'.join(
+      [
+        f"vocabulary.path = '{corpus.vocabulary}'",
+        f"train_data.input_path = '{corpus.train}'",
+        f"validation_data.input_path = '{corpus.valid}'",
+        *TINY,
+      ]
+    )
+  )
+  return [
+    f'--model_dir={model_dir}',
+    f'--mode={mode}',
+    f'--gin_file={gin_file}',
+    *(f'--gin_params={binding}' for binding in bindings),
+  ]
 
 
 def records(model_dir, name='metrics.jsonl', kind=None):
@@ -42,16 +59,19 @@ def records(model_dir, name='metrics.jsonl', kind=None):
 
 
 def losses(model_dir):
-  return [record['training_loss']
-          for record in records(model_dir, kind='train')]
+  return [
+    record['training_loss'] for record in records(model_dir, kind='train')
+  ]
 
 
 def weights(checkpoint):
   reader = tf.train.load_checkpoint(str(checkpoint))
-  return {name: reader.get_tensor(name)
-          for name in reader.get_variable_to_shape_map()
-          if 'save_counter' not in name and name.startswith(
-              ('model/', 'optimizer/', 'global_step', 'encoder/'))}
+  return {
+    name: reader.get_tensor(name)
+    for name in reader.get_variable_to_shape_map()
+    if 'save_counter' not in name
+    and name.startswith(('model/', 'optimizer/', 'global_step', 'encoder/'))
+  }
 
 
 def message_of(arguments):
@@ -67,8 +87,10 @@ def words(capsys):
 
 def contents(folder):
   return {
-      path.name: path.read_bytes()
-      for path in pathlib.Path(folder).iterdir() if path.is_file()}
+    path.name: path.read_bytes()
+    for path in pathlib.Path(folder).iterdir()
+    if path.is_file()
+  }
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -77,7 +99,8 @@ def unchecked_data():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train.loader, 'check_dataset', lambda *arguments: None)
     patch.setattr(
-        train.loader, 'label_entropy', lambda *arguments: LABEL_ENTROPY)
+      train.loader, 'label_entropy', lambda *arguments: LABEL_ENTROPY
+    )
     yield
 
 
@@ -91,15 +114,21 @@ def finished(tiny_corpus, tmp_path_factory):
 
 
 class TestRun:
-
   def test_loops_validations_and_checkpoints_fall_on_their_steps(
-      self, finished):
+    self, finished
+  ):
     model_dir, _ = finished
     assert [r['step'] for r in records(model_dir, kind='train')] == [
-        3, 6, 9, 12]
+      3,
+      6,
+      9,
+      12,
+    ]
     assert [r['step'] for r in records(model_dir, kind='validation')] == [6, 12]
     assert sorted(path.name for path in model_dir.glob('ckpt-*.index')) == [
-        'ckpt-12.index', 'ckpt-6.index']
+      'ckpt-12.index',
+      'ckpt-6.index',
+    ]
 
   def test_validation_reports_both_losses_and_their_gap(self, finished):
     last = records(finished[0], kind='validation')[-1]
@@ -120,35 +149,47 @@ class TestRun:
       for record in tf.data.TFRecordDataset(str(path)):
         event = tf.compat.v1.Event.FromString(record.numpy())
         tags |= {value.tag for value in event.summary.value}
-    assert {'training_loss', 'masked_lm_accuracy', 'learning_rate',
-            'steps_per_second', 'tokens_per_second',
-            'token_importance'} <= tags
+    assert {
+      'training_loss',
+      'masked_lm_accuracy',
+      'learning_rate',
+      'steps_per_second',
+      'tokens_per_second',
+      'token_importance',
+    } <= tags
 
   def test_biases_and_norms_do_not_decay(self, finished):
     params = run_folder.load_params('token_drop_bert/pretraining', finished[0])
     params.task.model.vocab_size = 64
     task = train.task_lib.TokenDropPretrainingTask(params.task)
     optimizer = task.create_optimizer(
-        params.trainer.optimizer_config, params.runtime)
+      params.trainer.optimizer_config, params.runtime
+    )
     for variable in task.build_model().trainable_variables:
       is_matrix = len(variable.shape) > 1 and 'bias' not in variable.name
       assert optimizer._do_use_weight_decay(variable.name) == is_matrix, (
-          variable.name)
+        variable.name
+      )
 
   def test_one_seed_gives_identical_losses(
-      self, finished, tiny_corpus, tmp_path):
+    self, finished, tiny_corpus, tmp_path
+  ):
     train.main(flags(tiny_corpus, tmp_path))
     assert losses(tmp_path) == losses(finished[0])
-    first, second = weights(finished[0] / 'ckpt-12'), weights(
-        tmp_path / 'ckpt-12')
+    first, second = (
+      weights(finished[0] / 'ckpt-12'),
+      weights(tmp_path / 'ckpt-12'),
+    )
     assert first.keys() == second.keys()
     for name, value in first.items():
       np.testing.assert_array_equal(value, second[name], err_msg=name)
 
   def test_training_alone_prints_its_own_lines_only(
-      self, finished, tiny_corpus, tmp_path, capfd):
-    train.main(flags(
-        tiny_corpus, tmp_path, 'pretraining.seed = 1', mode='train'))
+    self, finished, tiny_corpus, tmp_path, capfd
+  ):
+    train.main(
+      flags(tiny_corpus, tmp_path, 'pretraining.seed = 1', mode='train')
+    )
     output = capfd.readouterr()
     assert output.err == ''
     assert output.out.splitlines()[0] == 'tokendrop_tf'
@@ -162,22 +203,38 @@ class TestRun:
 
 
 class TestOtherArms:
-
-  @pytest.mark.parametrize(('mode', 'bindings'), [
+  @pytest.mark.parametrize(
+    ('mode', 'bindings'),
+    [
       ('train_and_eval', ("token_drop.policy = 'none'",)),
-      ('train', ("token_drop.policy = 'frequency'",
-                 'token_drop.full_step_every = 2')),
+      (
+        'train',
+        ("token_drop.policy = 'frequency'", 'token_drop.full_step_every = 2'),
+      ),
       ('train', ("token_drop.policy = 'random'", 'runtime.enable_xla = True')),
-      ('train_and_eval', (
-          'token_drop.temperature = 1.0', 'model.norm_first = True',
-          "runtime.mixed_precision_dtype = 'bfloat16'")),
-      ('train', ("runtime.distribution_strategy = 'mirrored'",
-                 'runtime.num_logical_cpu_devices = 2')),
-  ])
+      (
+        'train_and_eval',
+        (
+          'token_drop.temperature = 1.0',
+          'model.norm_first = True',
+          "runtime.mixed_precision_dtype = 'bfloat16'",
+        ),
+      ),
+      (
+        'train',
+        (
+          "runtime.distribution_strategy = 'mirrored'",
+          'runtime.num_logical_cpu_devices = 2',
+        ),
+      ),
+    ],
+  )
   def test_it_trains(self, tiny_corpus, tmp_path, mode, bindings):
-    train.main(flags(
-        tiny_corpus, tmp_path, *bindings, 'trainer.train_steps = 3',
-        mode=mode))
+    train.main(
+      flags(
+        tiny_corpus, tmp_path, *bindings, 'trainer.train_steps = 3', mode=mode
+      )
+    )
     assert len(losses(tmp_path)) == 1
     assert np.all(np.isfinite(losses(tmp_path)))
     drops = "token_drop.policy = 'none'" not in bindings
@@ -186,7 +243,6 @@ class TestOtherArms:
 
 
 class TestResume:
-
   def test_a_finished_run_trains_no_further(self, finished, capsys):
     model_dir, arguments = finished
     before = contents(model_dir)
@@ -195,10 +251,12 @@ class TestResume:
     assert contents(model_dir) == before
 
   def test_an_interrupted_run_goes_on_without_telling_it_the_settings(
-      self, finished, tiny_corpus, tmp_path, monkeypatch, capsys):
+    self, finished, tiny_corpus, tmp_path, monkeypatch, capsys
+  ):
     with monkeypatch.context() as patch:
-      patch.setattr(progress.Report, 'end_loop',
-                    _interrupt_at(9, progress.Report.end_loop))
+      patch.setattr(
+        progress.Report, 'end_loop', _interrupt_at(9, progress.Report.end_loop)
+      )
       with pytest.raises(command_line.Interrupted) as caught:
         train.main(flags(tiny_corpus, tmp_path))
     assert f'The last checkpoint is {tmp_path}/ckpt-6' in str(caught.value)
@@ -212,42 +270,56 @@ class TestResume:
     assert (tmp_path / 'params.yaml').read_text() == tree
 
   def test_other_settings_are_refused_with_old_and_new(
-      self, finished, tiny_corpus):
+    self, finished, tiny_corpus
+  ):
     model_dir, _ = finished
     before = contents(model_dir)
-    message = message_of(flags(
-        tiny_corpus, model_dir, 'model.hidden_size = 32',
-        'optimizer.learning_rate = 0.5'))
+    message = message_of(
+      flags(
+        tiny_corpus,
+        model_dir,
+        'model.hidden_size = 32',
+        'optimizer.learning_rate = 0.5',
+      )
+    )
     assert 'model.hidden_size: 16 there, 32 now' in message
     assert 'optimizer.learning_rate: 0.01 there, 0.5 now' in message
     assert 'another --model_dir' in message
     assert contents(model_dir) == before
 
   def test_a_longer_training_is_refused_with_the_reason(
-      self, finished, tiny_corpus):
-    message = message_of(flags(
-        tiny_corpus, finished[0], 'trainer.train_steps = 24'))
+    self, finished, tiny_corpus
+  ):
+    message = message_of(
+      flags(tiny_corpus, finished[0], 'trainer.train_steps = 24')
+    )
     assert 'trainer.train_steps: 12 there, 24 now' in message
     assert 'decay_steps' not in message
     assert 'length of the learning-rate schedule' in message
     assert 'pretraining.init_checkpoint' in message
 
   def test_a_new_run_can_begin_with_the_weights_of_another(
-      self, finished, tiny_corpus, tmp_path):
+    self, finished, tiny_corpus, tmp_path
+  ):
     checkpoint = finished[0] / 'ckpt-12'
-    train.main(flags(
-        tiny_corpus, tmp_path, f"pretraining.init_checkpoint = '{checkpoint}'",
-        'trainer.train_steps = 3', mode='train'))
+    train.main(
+      flags(
+        tiny_corpus,
+        tmp_path,
+        f"pretraining.init_checkpoint = '{checkpoint}'",
+        'trainer.train_steps = 3',
+        mode='train',
+      )
+    )
     # It starts where the other ended, not at the entropy of 64 words.
     assert losses(tmp_path)[0] < losses(finished[0])[0]
 
 
 class TestEval:
-
   def test_a_run_is_evaluated_with_its_own_settings(self, finished, capsys):
     model_dir, _ = finished
     train.main([f'--model_dir={model_dir}', '--mode=eval'])
-    evaluated, = records(model_dir, 'evaluations.jsonl')
+    (evaluated,) = records(model_dir, 'evaluations.jsonl')
     validated = records(model_dir, kind='validation')[-1]
     assert evaluated['step'] == 12
     for name in ('validation_loss', 'masked_lm_accuracy'):
@@ -257,39 +329,50 @@ class TestEval:
   def test_one_setting_can_be_changed(self, finished, tiny_corpus, tmp_path):
     model_dir, _ = finished
     (model_dir / 'evaluations.jsonl').unlink(missing_ok=True)
-    train.main([f'--model_dir={model_dir}', '--mode=eval', '--gin_params='
-                f"validation_data.input_path = '{tiny_corpus.train}'"])
-    evaluated, = records(model_dir, 'evaluations.jsonl')
+    train.main(
+      [
+        f'--model_dir={model_dir}',
+        '--mode=eval',
+        f"--gin_params=validation_data.input_path = '{tiny_corpus.train}'",
+      ]
+    )
+    (evaluated,) = records(model_dir, 'evaluations.jsonl')
     validated = records(model_dir, kind='validation')[-1]
     assert evaluated['validation_loss'] != validated['validation_loss']
 
   def test_another_model_is_refused(self, finished, tiny_corpus):
-    message = message_of(flags(
-        tiny_corpus, finished[0], 'model.num_layers = 4', mode='eval'))
+    message = message_of(
+      flags(tiny_corpus, finished[0], 'model.num_layers = 4', mode='eval')
+    )
     assert 'model.num_layers: 3 there, 4 now' in message
 
   def test_a_folder_without_a_checkpoint_is_refused(
-      self, tiny_corpus, tmp_path):
+    self, tiny_corpus, tmp_path
+  ):
     assert 'must hold a checkpoint' in message_of(
-        flags(tiny_corpus, tmp_path, mode='eval'))
+      flags(tiny_corpus, tmp_path, mode='eval')
+    )
 
   def test_a_folder_without_a_run_is_refused(self, tmp_path):
     assert 'must hold a run, with its params.yaml' in message_of(
-        [f'--model_dir={tmp_path}', '--mode=eval'])
+      [f'--model_dir={tmp_path}', '--mode=eval']
+    )
 
   def test_continuous_eval_ends_with_the_last_checkpoint(
-      self, finished, tiny_corpus):
+    self, finished, tiny_corpus
+  ):
     model_dir, _ = finished
     (model_dir / 'evaluations.jsonl').unlink(missing_ok=True)
     train.main(flags(tiny_corpus, model_dir, mode='continuous_eval'))
-    assert [record['step'] for record in records(
-        model_dir, 'evaluations.jsonl')] == [12]
+    assert [
+      record['step'] for record in records(model_dir, 'evaluations.jsonl')
+    ] == [12]
 
 
 class TestBrokenLoss:
-
   def test_it_stops_and_keeps_the_last_good_checkpoint(
-      self, tiny_corpus, tmp_path, monkeypatch):
+    self, tiny_corpus, tmp_path, monkeypatch
+  ):
     original = train.task_lib.TokenDropPretrainingTask._replica_loss
 
     def explode(self, slots, shares):
@@ -298,22 +381,32 @@ class TestBrokenLoss:
       return tf.where(step >= 7, np.nan, 1.0) * loss  # The eighth step.
 
     monkeypatch.setattr(
-        train.task_lib.TokenDropPretrainingTask, '_replica_loss', explode)
+      train.task_lib.TokenDropPretrainingTask, '_replica_loss', explode
+    )
     message = message_of(flags(tiny_corpus, tmp_path))
     assert 'The training loss must be finite. Received: nan at step 8.' in (
-        message)
+      message
+    )
     assert f'The last good checkpoint is kept: {tmp_path}/ckpt-6' in message
     assert not list(tmp_path.glob('ckpt-9*'))
     assert all(
-        np.all(np.isfinite(value))
-        for value in weights(tmp_path / 'ckpt-6').values())
+      np.all(np.isfinite(value))
+      for value in weights(tmp_path / 'ckpt-6').values()
+    )
 
   def test_a_huge_learning_rate_ends_in_one_message(
-      self, tiny_corpus, tmp_path):
-    message = message_of(flags(
-        tiny_corpus, tmp_path, 'optimizer.learning_rate = 1e38',
-        'trainer.checkpoint_interval = 3', 'trainer.train_steps = 30',
-        mode='train'))
+    self, tiny_corpus, tmp_path
+  ):
+    message = message_of(
+      flags(
+        tiny_corpus,
+        tmp_path,
+        'optimizer.learning_rate = 1e38',
+        'trainer.checkpoint_interval = 3',
+        'trainer.train_steps = 30',
+        mode='train',
+      )
+    )
     assert 'must be finite' in message
     assert 'optimizer.learning_rate' in message
     for index in tmp_path.glob('ckpt-*.index'):
@@ -322,7 +415,6 @@ class TestBrokenLoss:
 
 
 class TestFolders:
-
   def test_a_file_is_no_model_dir(self, tiny_corpus, tmp_path):
     path = tmp_path / 'file'
     path.write_text('')
@@ -331,7 +423,8 @@ class TestFolders:
   def test_a_folder_below_a_file_cannot_be_made(self, tiny_corpus, tmp_path):
     (tmp_path / 'file').write_text('')
     assert 'can be written' in message_of(
-        flags(tiny_corpus, tmp_path / 'file' / 'run'))
+      flags(tiny_corpus, tmp_path / 'file' / 'run')
+    )
 
   @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
   def test_a_read_only_folder_is_refused(self, tiny_corpus, tmp_path):
@@ -341,36 +434,41 @@ class TestFolders:
     assert 'can be written' in message
 
   def test_checkpoints_of_something_else_are_left_alone(
-      self, finished, tiny_corpus, tmp_path):
-    tf.train.CheckpointManager(
-        tf.train.Checkpoint(), str(tmp_path), 1).save(5)
+    self, finished, tiny_corpus, tmp_path
+  ):
+    tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), 1).save(5)
     assert 'ckpt-5 but no params.yaml' in message_of(
-        flags(tiny_corpus, tmp_path))
+      flags(tiny_corpus, tmp_path)
+    )
 
   def test_a_damaged_params_file_is_named(self, tiny_corpus, tmp_path):
     (tmp_path / 'params.yaml').write_text('a: [1')
     assert 'params.yaml must be YAML' in message_of(
-        flags(tiny_corpus, tmp_path))
+      flags(tiny_corpus, tmp_path)
+    )
 
   def test_params_of_another_experiment_are_named(self, tmp_path):
     (tmp_path / 'params.yaml').write_text('task: {labels: 2}')
     assert 'must belong to the experiment' in message_of(
-        [f'--model_dir={tmp_path}'])
+      [f'--model_dir={tmp_path}']
+    )
 
   def test_params_files_cannot_run_code(self, tmp_path):
     (tmp_path / 'params.yaml').write_text(
-        '!!python/object/apply:os.mkdir ["run_by_yaml"]')
+      '!!python/object/apply:os.mkdir ["run_by_yaml"]'
+    )
     assert 'params.yaml must be YAML' in message_of([f'--model_dir={tmp_path}'])
     assert not pathlib.Path('run_by_yaml').exists()
 
   def test_a_missing_init_checkpoint_is_refused(self, tiny_corpus, tmp_path):
-    assert 'pretraining.init_checkpoint must be' in message_of(flags(
-        tiny_corpus, tmp_path, "pretraining.init_checkpoint = 'absent'"))
+    assert 'pretraining.init_checkpoint must be' in message_of(
+      flags(tiny_corpus, tmp_path, "pretraining.init_checkpoint = 'absent'")
+    )
 
-  def test_a_refused_configuration_leaves_no_trace(
-      self, tiny_corpus, tmp_path):
-    message_of(flags(
-        tiny_corpus, tmp_path / 'run', 'token_drop.token_keep_k = 99'))
+  def test_a_refused_configuration_leaves_no_trace(self, tiny_corpus, tmp_path):
+    message_of(
+      flags(tiny_corpus, tmp_path / 'run', 'token_drop.token_keep_k = 99')
+    )
     assert not (tmp_path / 'run').exists()
 
 

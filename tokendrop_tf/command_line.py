@@ -46,8 +46,10 @@ class ArgumentParser(argparse.ArgumentParser):
     kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
     super().__init__(allow_abbrev=False, **kwargs)
     self.add_argument(
-        '--verbose', action='store_true',
-        help='Show the log of TensorFlow and the Model Garden.')
+      '--verbose',
+      action='store_true',
+      help='Show the log of TensorFlow and the Model Garden.',
+    )
 
   def parse_args(self, args=None, namespace=None):
     args = sys.argv[1:] if args is None else list(args)
@@ -60,8 +62,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
   def error(self, message):
     raise errors.UserError(
-        f'{message[:1].upper()}{message[1:].rstrip(".")}. See {self.prog} '
-        '--help.')
+      f'{message[:1].upper()}{message[1:].rstrip(".")}. See {self.prog} --help.'
+    )
 
   def _refuse_unknown_flags(self, args):
     names = [name for action in self._actions for name in action.option_strings]
@@ -69,8 +71,9 @@ class ArgumentParser(argparse.ArgumentParser):
       flag = argument.split('=')[0]
       if flag.startswith('--') and flag not in names:
         raise errors.UserError(
-            f'Unknown flag: {flag}.{did_you_mean(flag, names)} See {self.prog} '
-            '--help.')
+          f'Unknown flag: {flag}.{did_you_mean(flag, names)} See {self.prog} '
+          '--help.'
+        )
 
 
 def did_you_mean(name, valid_names):

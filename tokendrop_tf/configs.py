@@ -24,8 +24,8 @@ STRATEGIES = ('one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 PRECISIONS = ('float32', 'bfloat16', 'mixed_bfloat16')
 ACTIVATIONS = ('gelu', 'relu', 'swish', 'tanh')
 ALL_REDUCE_ALGORITHMS = {
-    'mirrored': ('nccl', 'hierarchical_copy'),
-    'multi_worker_mirrored': ('ring', 'nccl'),
+  'mirrored': ('nccl', 'hierarchical_copy'),
+  'multi_worker_mirrored': ('ring', 'nccl'),
 }
 VOCAB_SIZE_FROM_FILE = 0  # `model.vocab_size` until the file has been read.
 
@@ -41,6 +41,7 @@ class ModelConfig(encoders.BertEncoderConfig):
     mlm_activation: activation of the masked-LM head's transform.
     use_next_sentence_head: adds the next-sentence classification head.
   """
+
   residual_initializer_scale: float = 1.0
   mlm_activation: str = 'gelu'
   use_next_sentence_head: bool = False
@@ -63,6 +64,7 @@ class TokenDropConfig(hyperparams.Config):
     always_keep_tokens: tokens, by text, that sort before all others.
     always_drop_tokens: tokens, by text, that sort after all others.
   """
+
   policy: str = 'loss'
   token_keep_k: int = 256
   crossing_layer: int | None = None
@@ -84,6 +86,7 @@ class VocabularyConfig(hyperparams.Config):
       empty is the file that `tools/build_vocab.py` writes beside `path`.
     lower_case: whether text is lower-cased and stripped of accents.
   """
+
   path: str = ''
   counts_path: str = ''
   lower_case: bool = True
@@ -110,6 +113,7 @@ class PretrainingDataConfig(cfg.DataConfig):
     held_out_documents: with the embedded corpus or TFDS-less text, every n-th
       document belongs to validation and is left out of training; 0 is none.
   """
+
   seq_length: int = 512
   max_predictions_per_seq: int = 76
   mask_rate: float = 0.15
@@ -125,15 +129,20 @@ class PretrainingDataConfig(cfg.DataConfig):
 @dataclasses.dataclass
 class PretrainingTaskConfig(cfg.TaskConfig):
   """Masked-LM pretraining with token dropping."""
+
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   token_drop: TokenDropConfig = dataclasses.field(
-      default_factory=TokenDropConfig)
+    default_factory=TokenDropConfig
+  )
   vocabulary: VocabularyConfig = dataclasses.field(
-      default_factory=VocabularyConfig)
+    default_factory=VocabularyConfig
+  )
   train_data: PretrainingDataConfig = dataclasses.field(
-      default_factory=lambda: PretrainingDataConfig(is_training=True))
+    default_factory=lambda: PretrainingDataConfig(is_training=True)
+  )
   validation_data: PretrainingDataConfig = dataclasses.field(
-      default_factory=lambda: PretrainingDataConfig(is_training=False))
+    default_factory=lambda: PretrainingDataConfig(is_training=False)
+  )
   seed: int = 0
 
 
@@ -145,8 +154,8 @@ class RuntimeConfig(cfg.RuntimeConfig):
     num_logical_cpu_devices: parts into which the CPU is split, each a replica
       of MirroredStrategy, where no GPU is used.
   """
-  num_logical_cpu_devices: int = 1
 
+  num_logical_cpu_devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +166,7 @@ class Range:
     text: completes 'must be ...'.
     contains: function of a value to bool.
   """
+
   text: str
   contains: Callable[[object], bool]
 
@@ -166,76 +176,81 @@ def _at_least(minimum):
 
 
 def _one_of(choices):
-  return Range('one of ' + ', '.join(map(repr, choices)),
-               lambda value: value in choices)
+  return Range(
+    'one of ' + ', '.join(map(repr, choices)), lambda value: value in choices
+  )
 
 
 _POSITIVE = Range('above 0', lambda value: value > 0)
 _SHARE = Range('at least 0 and below 1', lambda value: 0 <= value < 1)
-_SEED = Range('between 0 and 2**31 - 1', lambda value: 0 <= value < 2 ** 31)
+_SEED = Range('between 0 and 2**31 - 1', lambda value: 0 <= value < 2**31)
 
 _DATA_RANGES = {
-    'global_batch_size': _at_least(1),
-    'seq_length': _at_least(3),  # [CLS], one token, [SEP].
-    'max_predictions_per_seq': _at_least(1),
-    'mask_rate': Range('above 0 and below 1', lambda value: 0 < value < 1),
-    'packing': _one_of(PACKINGS),
-    'num_epochs': _at_least(0),
-    'held_out_documents': Range(
-        '0, or at least 2', lambda value: value == 0 or value >= 2),
-    'shuffle_buffer_size': _at_least(1),
-    'seed': _SEED,
+  'global_batch_size': _at_least(1),
+  'seq_length': _at_least(3),  # [CLS], one token, [SEP].
+  'max_predictions_per_seq': _at_least(1),
+  'mask_rate': Range('above 0 and below 1', lambda value: 0 < value < 1),
+  'packing': _one_of(PACKINGS),
+  'num_epochs': _at_least(0),
+  'held_out_documents': Range(
+    '0, or at least 2', lambda value: value == 0 or value >= 2
+  ),
+  'shuffle_buffer_size': _at_least(1),
+  'seed': _SEED,
 }
 
 # One entry per setting that has a range of its own, by its name in gin.
 RANGES = {
-    'model.vocab_size': _at_least(0),
-    'model.hidden_size': _at_least(1),
-    'model.num_layers': _at_least(1),
-    'model.num_attention_heads': _at_least(1),
-    'model.intermediate_size': _at_least(1),
-    'model.hidden_activation': _one_of(ACTIVATIONS),
-    'model.mlm_activation': _one_of(ACTIVATIONS),
-    'model.dropout_rate': _SHARE,
-    'model.attention_dropout_rate': _SHARE,
-    'model.max_position_embeddings': _at_least(3),
-    'model.type_vocab_size': _at_least(1),
-    'model.initializer_range': Range(
-        'above 0 and at most 1', lambda value: 0 < value <= 1),
-    'model.residual_initializer_scale': Range(
-        'above 0 and at most 10', lambda value: 0 < value <= 10),
-    'token_drop.policy': _one_of(POLICIES),
-    'token_drop.token_keep_k': _at_least(1),
-    'token_drop.crossing_layer': _at_least(1),
-    'token_drop.temperature': _at_least(0),
-    'token_drop.full_step_every': _at_least(0),
-    'token_drop.token_loss_init_value': _at_least(0),
-    'token_drop.token_loss_beta': _SHARE,
-    **{f'train_data.{name}': rule for name, rule in _DATA_RANGES.items()},
-    **{f'validation_data.{name}': rule for name, rule in _DATA_RANGES.items()},
-    'optimizer.learning_rate': _POSITIVE,
-    'optimizer.warmup_steps': _at_least(0),
-    'optimizer.decay': _one_of(DECAYS),
-    'optimizer.end_learning_rate': _at_least(0),
-    'optimizer.weight_decay_rate': _at_least(0),
-    'optimizer.gradient_clip_norm': _at_least(0),
-    'optimizer.beta_1': _SHARE,
-    'optimizer.beta_2': _SHARE,
-    'optimizer.epsilon': _POSITIVE,
-    'trainer.train_steps': _at_least(1),
-    'trainer.steps_per_loop': _at_least(1),
-    'trainer.validation_interval': _at_least(1),
-    'trainer.validation_steps': Range(
-        'above 0, or -1 for all', lambda value: value == -1 or value > 0),
-    'trainer.checkpoint_interval': _at_least(1),
-    'trainer.max_to_keep': _at_least(1),
-    'trainer.continuous_eval_timeout': _at_least(1),
-    'runtime.distribution_strategy': _one_of(STRATEGIES),
-    'runtime.num_gpus': _at_least(0),
-    'runtime.num_logical_cpu_devices': _at_least(1),
-    'runtime.mixed_precision_dtype': _one_of(PRECISIONS),
-    'runtime.num_packs': _at_least(1),
-    'pretraining.seed': _SEED,
+  'model.vocab_size': _at_least(0),
+  'model.hidden_size': _at_least(1),
+  'model.num_layers': _at_least(1),
+  'model.num_attention_heads': _at_least(1),
+  'model.intermediate_size': _at_least(1),
+  'model.hidden_activation': _one_of(ACTIVATIONS),
+  'model.mlm_activation': _one_of(ACTIVATIONS),
+  'model.dropout_rate': _SHARE,
+  'model.attention_dropout_rate': _SHARE,
+  'model.max_position_embeddings': _at_least(3),
+  'model.type_vocab_size': _at_least(1),
+  'model.initializer_range': Range(
+    'above 0 and at most 1', lambda value: 0 < value <= 1
+  ),
+  'model.residual_initializer_scale': Range(
+    'above 0 and at most 10', lambda value: 0 < value <= 10
+  ),
+  'token_drop.policy': _one_of(POLICIES),
+  'token_drop.token_keep_k': _at_least(1),
+  'token_drop.crossing_layer': _at_least(1),
+  'token_drop.temperature': _at_least(0),
+  'token_drop.full_step_every': _at_least(0),
+  'token_drop.token_loss_init_value': _at_least(0),
+  'token_drop.token_loss_beta': _SHARE,
+  **{f'train_data.{name}': rule for name, rule in _DATA_RANGES.items()},
+  **{f'validation_data.{name}': rule for name, rule in _DATA_RANGES.items()},
+  'optimizer.learning_rate': _POSITIVE,
+  'optimizer.warmup_steps': _at_least(0),
+  'optimizer.decay': _one_of(DECAYS),
+  'optimizer.end_learning_rate': _at_least(0),
+  'optimizer.weight_decay_rate': _at_least(0),
+  'optimizer.gradient_clip_norm': _at_least(0),
+  'optimizer.beta_1': _SHARE,
+  'optimizer.beta_2': _SHARE,
+  'optimizer.epsilon': _POSITIVE,
+  'trainer.train_steps': _at_least(1),
+  'trainer.steps_per_loop': _at_least(1),
+  'trainer.validation_interval': _at_least(1),
+  'trainer.validation_steps': Range(
+    'above 0, or -1 for all', lambda value: value == -1 or value > 0
+  ),
+  'trainer.checkpoint_interval': _at_least(1),
+  'trainer.max_to_keep': _at_least(1),
+  'trainer.continuous_eval_timeout': _at_least(1),
+  'runtime.distribution_strategy': _one_of(STRATEGIES),
+  'runtime.num_gpus': _at_least(0),
+  'runtime.num_logical_cpu_devices': _at_least(1),
+  'runtime.mixed_precision_dtype': _one_of(PRECISIONS),
+  'runtime.num_packs': _at_least(1),
+  'pretraining.seed': _SEED,
 }
 
 
@@ -253,7 +268,8 @@ def check_range(name, value):
   if rule is None or value is None or rule.contains(value):
     return
   raise errors.ConfigurationError(
-      f'{name} must be {rule.text}. Received: {value!r}. Set {name}.')
+    f'{name} must be {rule.text}. Received: {value!r}. Set {name}.'
+  )
 
 
 def validate_experiment(params):
@@ -295,17 +311,20 @@ def validate_validation_source(params):
   train, validation = params.task.train_data, params.task.validation_data
   has_source = bool(validation.input_path or validation.tfds_name)
   if validation.held_out_documents and (
-      validation.held_out_documents != train.held_out_documents):
+    validation.held_out_documents != train.held_out_documents
+  ):
     raise errors.ConfigurationError(
-        'validation_data.held_out_documents must equal '
-        'train_data.held_out_documents. Received: '
-        f'{validation.held_out_documents} and {train.held_out_documents}. '
-        'Leave validation_data.held_out_documents unset.')
+      'validation_data.held_out_documents must equal '
+      'train_data.held_out_documents. Received: '
+      f'{validation.held_out_documents} and {train.held_out_documents}. '
+      'Leave validation_data.held_out_documents unset.'
+    )
   if not has_source and not validation.held_out_documents:
     raise errors.ConfigurationError(
-        'Validation needs documents that training does not read. Received: '
-        'neither validation_data.input_path nor validation_data.tfds_name nor '
-        'train_data.held_out_documents. Set one, or pass --mode=train.')
+      'Validation needs documents that training does not read. Received: '
+      'neither validation_data.input_path nor validation_data.tfds_name nor '
+      'train_data.held_out_documents. Set one, or pass --mode=train.'
+    )
 
 
 def validate_replicas(params, num_replicas):
@@ -331,10 +350,11 @@ def resolve_vocabulary(params, vocabulary):
   model, token_drop = params.task.model, params.task.token_drop
   if model.vocab_size not in (VOCAB_SIZE_FROM_FILE, vocabulary.size):
     raise errors.ConfigurationError(
-        'model.vocab_size must equal the number of tokens in vocabulary.path. '
-        f'Received: model.vocab_size={model.vocab_size}, but '
-        f'{params.task.vocabulary.path} has {vocabulary.size}. Leave '
-        'model.vocab_size unset, or set vocabulary.path.')
+      'model.vocab_size must equal the number of tokens in vocabulary.path. '
+      f'Received: model.vocab_size={model.vocab_size}, but '
+      f'{params.task.vocabulary.path} has {vocabulary.size}. Leave '
+      'model.vocab_size unset, or set vocabulary.path.'
+    )
   model.vocab_size = vocabulary.size
   vocabulary.ids_of(token_drop.always_keep_tokens)
   vocabulary.ids_of(token_drop.always_drop_tokens)
@@ -349,12 +369,12 @@ def crossing_layer(task):
 
 def _check_ranges(params):
   sections = {
-      'model': params.task.model,
-      'token_drop': params.task.token_drop,
-      'train_data': params.task.train_data,
-      'validation_data': params.task.validation_data,
-      'trainer': params.trainer,
-      'runtime': params.runtime,
+    'model': params.task.model,
+    'token_drop': params.task.token_drop,
+    'train_data': params.task.train_data,
+    'validation_data': params.task.validation_data,
+    'trainer': params.trainer,
+    'runtime': params.runtime,
   }
   for name in RANGES:
     section, setting = name.split('.')
@@ -365,34 +385,39 @@ def _check_ranges(params):
 def _check_vocabulary_is_named(task):
   if not task.vocabulary.path:
     raise errors.ConfigurationError(
-        'vocabulary.path must name a vocabulary file. Received: '
-        f'{task.vocabulary.path!r}. Set vocabulary.path, or write a vocabulary '
-        'with tools/build_vocab.py.')
+      'vocabulary.path must name a vocabulary file. Received: '
+      f'{task.vocabulary.path!r}. Set vocabulary.path, or write a vocabulary '
+      'with tools/build_vocab.py.'
+    )
   if task.token_drop.policy != 'frequency':
     return
   counts_path = task.vocabulary.counts_path or vocabulary_lib.counts_path_for(
-      task.vocabulary.path)
+    task.vocabulary.path
+  )
   if not tf.io.gfile.exists(counts_path):
     raise errors.ConfigurationError(
-        "token_drop.policy = 'frequency' needs the token counts of the corpus. "
-        f'Received: {counts_path}, which does not exist. Write it with '
-        'tools/build_vocab.py, or set vocabulary.counts_path.')
+      "token_drop.policy = 'frequency' needs the token counts of the corpus. "
+      f'Received: {counts_path}, which does not exist. Write it with '
+      'tools/build_vocab.py, or set vocabulary.counts_path.'
+    )
 
 
 def _check_encoder(task):
   model = task.model
   if model.hidden_size % model.num_attention_heads:
     raise errors.ConfigurationError(
-        'model.hidden_size must be a multiple of model.num_attention_heads. '
-        f'Received: hidden_size={model.hidden_size}, '
-        f'num_attention_heads={model.num_attention_heads}. Set '
-        'model.num_attention_heads.')
+      'model.hidden_size must be a multiple of model.num_attention_heads. '
+      f'Received: hidden_size={model.hidden_size}, '
+      f'num_attention_heads={model.num_attention_heads}. Set '
+      'model.num_attention_heads.'
+    )
   seq_length = task.train_data.seq_length
   if seq_length > model.max_position_embeddings:
     raise errors.ConfigurationError(
-        'train_data.seq_length must be at most model.max_position_embeddings. '
-        f'Received: seq_length={seq_length}, max_position_embeddings='
-        f'{model.max_position_embeddings}. Set model.max_position_embeddings.')
+      'train_data.seq_length must be at most model.max_position_embeddings. '
+      f'Received: seq_length={seq_length}, max_position_embeddings='
+      f'{model.max_position_embeddings}. Set model.max_position_embeddings.'
+    )
 
 
 def _check_layout(task):
@@ -403,30 +428,35 @@ def _check_layout(task):
   num_layers, crossing = task.model.num_layers, crossing_layer(task)
   if num_layers < 3:
     raise errors.ConfigurationError(
-        'model.num_layers must be at least 3 to drop tokens: one layer on the '
-        'kept tokens with a full one before and after. Received: '
-        f"num_layers={num_layers}. Set model.num_layers, or token_drop.policy "
-        "= 'none'.")
+      'model.num_layers must be at least 3 to drop tokens: one layer on the '
+      'kept tokens with a full one before and after. Received: '
+      f'num_layers={num_layers}. Set model.num_layers, or token_drop.policy '
+      "= 'none'."
+    )
   if keep_k > seq_length:
     raise errors.ConfigurationError(
-        'token_drop.token_keep_k must be at most train_data.seq_length. '
-        f'Received: token_keep_k={keep_k}, seq_length={seq_length}. Set '
-        'token_drop.token_keep_k.')
+      'token_drop.token_keep_k must be at most train_data.seq_length. '
+      f'Received: token_keep_k={keep_k}, seq_length={seq_length}. Set '
+      'token_drop.token_keep_k.'
+    )
   if not 1 <= crossing <= num_layers - 1:
     raise errors.ConfigurationError(
-        'token_drop.crossing_layer must be between 1 and model.num_layers - 1. '
-        f'Received: crossing_layer={crossing}, num_layers={num_layers}. Set '
-        'token_drop.crossing_layer.')
+      'token_drop.crossing_layer must be between 1 and model.num_layers - 1. '
+      f'Received: crossing_layer={crossing}, num_layers={num_layers}. Set '
+      'token_drop.crossing_layer.'
+    )
 
 
 def _check_pins(token_drop):
-  both = sorted(set(token_drop.always_keep_tokens)
-                & set(token_drop.always_drop_tokens))
+  both = sorted(
+    set(token_drop.always_keep_tokens) & set(token_drop.always_drop_tokens)
+  )
   if both:
     raise errors.ConfigurationError(
-        'A token must not be in both token_drop.always_keep_tokens and '
-        f'token_drop.always_drop_tokens. Received in both: {", ".join(both)}. '
-        'Remove it from one.')
+      'A token must not be in both token_drop.always_keep_tokens and '
+      f'token_drop.always_drop_tokens. Received in both: {", ".join(both)}. '
+      'Remove it from one.'
+    )
 
 
 def _check_slots(section, data):
@@ -435,19 +465,21 @@ def _check_slots(section, data):
   masked = max(1, math.floor(data.mask_rate * ordinary))
   if not masked <= num_slots <= ordinary:
     raise errors.ConfigurationError(
-        f'{section}.max_predictions_per_seq must hold the masked tokens: at '
-        'least mask_rate * (seq_length - 2) and at most seq_length - 2. '
-        f'Received: max_predictions_per_seq={num_slots}, where {masked} to '
-        f'{ordinary} fit mask_rate={data.mask_rate}, seq_length='
-        f'{data.seq_length}. Set {section}.max_predictions_per_seq.')
+      f'{section}.max_predictions_per_seq must hold the masked tokens: at '
+      'least mask_rate * (seq_length - 2) and at most seq_length - 2. '
+      f'Received: max_predictions_per_seq={num_slots}, where {masked} to '
+      f'{ordinary} fit mask_rate={data.mask_rate}, seq_length='
+      f'{data.seq_length}. Set {section}.max_predictions_per_seq.'
+    )
 
 
 def _check_source(section, data):
   if data.input_path and data.tfds_name:
     raise errors.ConfigurationError(
-        f'{section} must have one source. Received: input_path='
-        f'{data.input_path!r} and tfds_name={data.tfds_name!r}. Leave one of '
-        f'{section}.input_path and {section}.tfds_name unset.')
+      f'{section} must have one source. Received: input_path='
+      f'{data.input_path!r} and tfds_name={data.tfds_name!r}. Leave one of '
+      f'{section}.input_path and {section}.tfds_name unset.'
+    )
 
 
 def _check_both_data_agree(task):
@@ -456,8 +488,9 @@ def _check_both_data_agree(task):
     validation = getattr(task.validation_data, name)
     if train != validation:
       raise errors.ConfigurationError(
-          f'validation_data.{name} must equal train_data.{name}. Received: '
-          f'{validation} and {train}. Leave validation_data.{name} unset.')
+        f'validation_data.{name} must equal train_data.{name}. Received: '
+        f'{validation} and {train}. Leave validation_data.{name} unset.'
+      )
 
 
 def _check_next_sentence(task):
@@ -467,15 +500,17 @@ def _check_next_sentence(task):
     has_labels = data.use_next_sentence_label
     if has_head != has_labels:
       raise errors.ConfigurationError(
-          'The next-sentence head and its labels go together. Received: '
-          f'model.use_next_sentence_head={has_head}, '
-          f'{section}.use_next_sentence_label={has_labels}. Set both or '
-          'neither.')
+        'The next-sentence head and its labels go together. Received: '
+        f'model.use_next_sentence_head={has_head}, '
+        f'{section}.use_next_sentence_label={has_labels}. Set both or '
+        'neither.'
+      )
     if has_labels and '.tfrecord' not in str(data.input_path):
       raise errors.ConfigurationError(
-          f'{section}.use_next_sentence_label needs TFRecords; text has no '
-          f'labels. Received: {section}.input_path={data.input_path!r}. Set '
-          f'{section}.input_path, or leave the label and the head out.')
+        f'{section}.use_next_sentence_label needs TFRecords; text has no '
+        f'labels. Received: {section}.input_path={data.input_path!r}. Set '
+        f'{section}.input_path, or leave the label and the head out.'
+      )
 
 
 def _check_schedule(trainer):
@@ -483,16 +518,18 @@ def _check_schedule(trainer):
   warmup = trainer.optimizer_config.warmup.get()
   if warmup is not None and warmup.warmup_steps >= trainer.train_steps:
     raise errors.ConfigurationError(
-        'optimizer.warmup_steps must be below trainer.train_steps. Received: '
-        f'warmup_steps={warmup.warmup_steps}, train_steps='
-        f'{trainer.train_steps}. Set optimizer.warmup_steps.')
+      'optimizer.warmup_steps must be below trainer.train_steps. Received: '
+      f'warmup_steps={warmup.warmup_steps}, train_steps='
+      f'{trainer.train_steps}. Set optimizer.warmup_steps.'
+    )
   first = getattr(rate, 'initial_learning_rate', None)
   last = getattr(rate, 'end_learning_rate', None)
   if first is not None and last is not None and last > first:
     raise errors.ConfigurationError(
-        'optimizer.end_learning_rate must be at most optimizer.learning_rate. '
-        f'Received: end_learning_rate={last}, learning_rate={first}. Set '
-        'optimizer.end_learning_rate.')
+      'optimizer.end_learning_rate must be at most optimizer.learning_rate. '
+      f'Received: end_learning_rate={last}, learning_rate={first}. Set '
+      'optimizer.end_learning_rate.'
+    )
 
 
 def _check_intervals(trainer):
@@ -502,42 +539,50 @@ def _check_intervals(trainer):
     # An interval beyond the end means: once, at the end.
     if interval < trainer.train_steps and interval % trainer.steps_per_loop:
       raise errors.ConfigurationError(
-          f'trainer.{name} must be a multiple of trainer.steps_per_loop. '
-          f'Received: {name}={interval}, steps_per_loop='
-          f'{trainer.steps_per_loop}. Set trainer.{name} or '
-          'trainer.steps_per_loop.')
+        f'trainer.{name} must be a multiple of trainer.steps_per_loop. '
+        f'Received: {name}={interval}, steps_per_loop='
+        f'{trainer.steps_per_loop}. Set trainer.{name} or '
+        'trainer.steps_per_loop.'
+      )
 
 
 def _check_devices(runtime):
   strategy, num_cpus = (
-      runtime.distribution_strategy, runtime.num_logical_cpu_devices)
+    runtime.distribution_strategy,
+    runtime.num_logical_cpu_devices,
+  )
   if strategy == 'one_device' and runtime.num_gpus > 1:
     raise errors.ConfigurationError(
-        "runtime.distribution_strategy = 'one_device' uses at most one GPU. "
-        f'Received: runtime.num_gpus={runtime.num_gpus}. Set '
-        "runtime.distribution_strategy = 'mirrored'.")
+      "runtime.distribution_strategy = 'one_device' uses at most one GPU. "
+      f'Received: runtime.num_gpus={runtime.num_gpus}. Set '
+      "runtime.distribution_strategy = 'mirrored'."
+    )
   if num_cpus > 1 and (strategy != 'mirrored' or runtime.num_gpus):
     raise errors.ConfigurationError(
-        "runtime.num_logical_cpu_devices needs runtime.distribution_strategy = "
-        "'mirrored' and runtime.num_gpus = 0. Received: "
-        f'num_logical_cpu_devices={num_cpus}, distribution_strategy='
-        f'{strategy!r}, num_gpus={runtime.num_gpus}. Leave '
-        'runtime.num_logical_cpu_devices unset.')
+      'runtime.num_logical_cpu_devices needs runtime.distribution_strategy = '
+      "'mirrored' and runtime.num_gpus = 0. Received: "
+      f'num_logical_cpu_devices={num_cpus}, distribution_strategy='
+      f'{strategy!r}, num_gpus={runtime.num_gpus}. Leave '
+      'runtime.num_logical_cpu_devices unset.'
+    )
   if strategy == 'tpu' and runtime.tpu is None:
     raise errors.ConfigurationError(
-        "runtime.distribution_strategy = 'tpu' needs runtime.tpu. Received: "
-        "None. Set runtime.tpu to the TPU's name, or to 'local' on a TPU VM.")
+      "runtime.distribution_strategy = 'tpu' needs runtime.tpu. Received: "
+      "None. Set runtime.tpu to the TPU's name, or to 'local' on a TPU VM."
+    )
   if num_cpus > 1 and runtime.enable_xla:
     raise errors.ConfigurationError(
-        'runtime.enable_xla cannot add gradients across parts of the CPU. '
-        f'Received: num_logical_cpu_devices={num_cpus}. Leave one of the two '
-        'unset.')
+      'runtime.enable_xla cannot add gradients across parts of the CPU. '
+      f'Received: num_logical_cpu_devices={num_cpus}. Leave one of the two '
+      'unset.'
+    )
   algorithms = ALL_REDUCE_ALGORITHMS.get(strategy, ())
   if runtime.all_reduce_alg not in (None, *algorithms):
     raise errors.ConfigurationError(
-        f'runtime.all_reduce_alg must be one of {(None, *algorithms)} under '
-        f'runtime.distribution_strategy = {strategy!r}. Received: '
-        f'{runtime.all_reduce_alg!r}. Set runtime.all_reduce_alg.')
+      f'runtime.all_reduce_alg must be one of {(None, *algorithms)} under '
+      f'runtime.distribution_strategy = {strategy!r}. Received: '
+      f'{runtime.all_reduce_alg!r}. Set runtime.all_reduce_alg.'
+    )
 
 
 def _known_replicas(runtime):
@@ -552,6 +597,7 @@ def _check_batches(params, num_replicas):
     batch = getattr(params.task, section).global_batch_size
     if batch % num_replicas:
       raise errors.ConfigurationError(
-          f'{section}.global_batch_size must be a multiple of the number of '
-          f'replicas. Received: global_batch_size={batch}, {num_replicas} '
-          f'replicas. Set {section}.global_batch_size.')
+        f'{section}.global_batch_size must be a multiple of the number of '
+        f'replicas. Received: global_batch_size={batch}, {num_replicas} '
+        f'replicas. Set {section}.global_batch_size.'
+      )

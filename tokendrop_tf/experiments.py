@@ -43,6 +43,7 @@ def section(function):
 
   def collect(**settings):
     return settings
+
   collect.__name__ = function.__name__
   collect.__signature__ = signature
   collect = gin.configurable(function.__name__, module=SECTION_MODULE)(collect)
@@ -68,28 +69,37 @@ def sections():
 def _typed(name, value, hint):
   """Returns `value` as the type `hint`, or raises `ConfigurationError`."""
   alternatives = (
-      typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+    typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+  )
   for alternative in alternatives:
     if alternative is float and type(value) is int:
       return float(value)
     if typing.get_origin(alternative) is tuple:
       element = typing.get_args(alternative)[0]
-      if (isinstance(value, (tuple, list))
-          and all(type(item) is element for item in value)):
+      if isinstance(value, (tuple, list)) and all(
+        type(item) is element for item in value
+      ):
         return tuple(value)
     elif type(value) is alternative:
       return value
   raise errors.ConfigurationError(
-      f'{name} must be {_describe(alternatives)}. Received: {value!r} '
-      f'({type(value).__name__}). Set {name}.')
+    f'{name} must be {_describe(alternatives)}. Received: {value!r} '
+    f'({type(value).__name__}). Set {name}.'
+  )
 
 
 def _describe(alternatives):
-  names = {int: 'an int', float: 'a float', str: "a string in quotes",
-           bool: 'True or False', type(None): 'None'}
+  names = {
+    int: 'an int',
+    float: 'a float',
+    str: 'a string in quotes',
+    bool: 'True or False',
+    type(None): 'None',
+  }
   return ' or '.join(
-      names.get(alternative, f'a list of {_element_name(alternative)}')
-      for alternative in alternatives)
+    names.get(alternative, f'a list of {_element_name(alternative)}')
+    for alternative in alternatives
+  )
 
 
 def _element_name(alternative):
@@ -99,22 +109,22 @@ def _element_name(alternative):
 
 @section
 def model(
-    *,
-    vocab_size: int | None = None,
-    hidden_size: int = 768,
-    num_layers: int = 12,
-    num_attention_heads: int = 12,
-    intermediate_size: int = 3072,
-    hidden_activation: str = 'gelu',
-    dropout_rate: float = 0.1,
-    attention_dropout_rate: float = 0.1,
-    max_position_embeddings: int = 512,
-    type_vocab_size: int = 2,
-    initializer_range: float = 0.02,
-    residual_initializer_scale: float = 1.0,
-    norm_first: bool = False,
-    mlm_activation: str = 'gelu',
-    use_next_sentence_head: bool = False,
+  *,
+  vocab_size: int | None = None,
+  hidden_size: int = 768,
+  num_layers: int = 12,
+  num_attention_heads: int = 12,
+  intermediate_size: int = 3072,
+  hidden_activation: str = 'gelu',
+  dropout_rate: float = 0.1,
+  attention_dropout_rate: float = 0.1,
+  max_position_embeddings: int = 512,
+  type_vocab_size: int = 2,
+  initializer_range: float = 0.02,
+  residual_initializer_scale: float = 1.0,
+  norm_first: bool = False,
+  mlm_activation: str = 'gelu',
+  use_next_sentence_head: bool = False,
 ) -> configs.ModelConfig:
   """The BERT encoder and its heads; names as in the Model Garden.
 
@@ -140,35 +150,36 @@ def model(
     use_next_sentence_head: adds the next-sentence head; the data needs labels.
   """
   return configs.ModelConfig(
-      vocab_size=vocab_size or configs.VOCAB_SIZE_FROM_FILE,
-      hidden_size=hidden_size,
-      num_layers=num_layers,
-      num_attention_heads=num_attention_heads,
-      intermediate_size=intermediate_size,
-      hidden_activation=hidden_activation,
-      dropout_rate=dropout_rate,
-      attention_dropout_rate=attention_dropout_rate,
-      max_position_embeddings=max_position_embeddings,
-      type_vocab_size=type_vocab_size,
-      initializer_range=initializer_range,
-      residual_initializer_scale=residual_initializer_scale,
-      norm_first=norm_first,
-      mlm_activation=mlm_activation,
-      use_next_sentence_head=use_next_sentence_head)
+    vocab_size=vocab_size or configs.VOCAB_SIZE_FROM_FILE,
+    hidden_size=hidden_size,
+    num_layers=num_layers,
+    num_attention_heads=num_attention_heads,
+    intermediate_size=intermediate_size,
+    hidden_activation=hidden_activation,
+    dropout_rate=dropout_rate,
+    attention_dropout_rate=attention_dropout_rate,
+    max_position_embeddings=max_position_embeddings,
+    type_vocab_size=type_vocab_size,
+    initializer_range=initializer_range,
+    residual_initializer_scale=residual_initializer_scale,
+    norm_first=norm_first,
+    mlm_activation=mlm_activation,
+    use_next_sentence_head=use_next_sentence_head,
+  )
 
 
 @section
 def token_drop(
-    *,
-    policy: str = 'loss',
-    token_keep_k: int = 256,
-    crossing_layer: int | None = None,
-    temperature: float = 0.0,
-    full_step_every: int = 0,
-    token_loss_init_value: float = 10.0,
-    token_loss_beta: float = 0.995,
-    always_keep_tokens: tuple[str, ...] = ('[UNK]', '[CLS]', '[SEP]', '[MASK]'),
-    always_drop_tokens: tuple[str, ...] = ('[PAD]',),
+  *,
+  policy: str = 'loss',
+  token_keep_k: int = 256,
+  crossing_layer: int | None = None,
+  temperature: float = 0.0,
+  full_step_every: int = 0,
+  token_loss_init_value: float = 10.0,
+  token_loss_beta: float = 0.995,
+  always_keep_tokens: tuple[str, ...] = ('[UNK]', '[CLS]', '[SEP]', '[MASK]'),
+  always_drop_tokens: tuple[str, ...] = ('[PAD]',),
 ) -> configs.TokenDropConfig:
   """Which tokens skip the middle layers while training.
 
@@ -187,23 +198,24 @@ def token_drop(
     always_drop_tokens: tokens, by text, that are dropped first.
   """
   return configs.TokenDropConfig(
-      policy=policy,
-      token_keep_k=token_keep_k,
-      crossing_layer=crossing_layer,
-      temperature=temperature,
-      full_step_every=full_step_every,
-      token_loss_init_value=token_loss_init_value,
-      token_loss_beta=token_loss_beta,
-      always_keep_tokens=always_keep_tokens,
-      always_drop_tokens=always_drop_tokens)
+    policy=policy,
+    token_keep_k=token_keep_k,
+    crossing_layer=crossing_layer,
+    temperature=temperature,
+    full_step_every=full_step_every,
+    token_loss_init_value=token_loss_init_value,
+    token_loss_beta=token_loss_beta,
+    always_keep_tokens=always_keep_tokens,
+    always_drop_tokens=always_drop_tokens,
+  )
 
 
 @section
 def vocabulary(
-    *,
-    path: str = '',
-    counts_path: str = '',
-    lower_case: bool = True,
+  *,
+  path: str = '',
+  counts_path: str = '',
+  lower_case: bool = True,
 ) -> configs.VocabularyConfig:
   """The WordPiece vocabulary, as `tools/build_vocab.py` writes it.
 
@@ -214,27 +226,28 @@ def vocabulary(
     lower_case: lower-cases text and strips accents.
   """
   return configs.VocabularyConfig(
-      path=path, counts_path=counts_path, lower_case=lower_case)
+    path=path, counts_path=counts_path, lower_case=lower_case
+  )
 
 
 @section
 def train_data(
-    *,
-    input_path: str = '',
-    tfds_name: str = '',
-    tfds_split: str = 'train',
-    tfds_data_dir: str = '',
-    tfds_text_feature: str = 'text',
-    global_batch_size: int = 32,
-    seq_length: int = 512,
-    max_predictions_per_seq: int = 76,
-    mask_rate: float = 0.15,
-    packing: str = 'across_documents',
-    use_next_sentence_label: bool = False,
-    num_epochs: int = 0,
-    held_out_documents: int = 0,
-    shuffle_buffer_size: int = 4096,
-    seed: int | None = None,
+  *,
+  input_path: str = '',
+  tfds_name: str = '',
+  tfds_split: str = 'train',
+  tfds_data_dir: str = '',
+  tfds_text_feature: str = 'text',
+  global_batch_size: int = 32,
+  seq_length: int = 512,
+  max_predictions_per_seq: int = 76,
+  mask_rate: float = 0.15,
+  packing: str = 'across_documents',
+  use_next_sentence_label: bool = False,
+  num_epochs: int = 0,
+  held_out_documents: int = 0,
+  shuffle_buffer_size: int = 4096,
+  seed: int | None = None,
 ) -> configs.PretrainingDataConfig:
   """Training examples: text, a TFDS data set, or TFRecords.
 
@@ -262,32 +275,42 @@ def train_data(
     seed: of document order, masks and shuffling; `None` is `pretraining.seed`.
   """
   return _data_config(
-      is_training=True, drop_remainder=True,
-      input_path=input_path, tfds_name=tfds_name, tfds_split=tfds_split,
-      tfds_data_dir=tfds_data_dir, tfds_text_feature=tfds_text_feature,
-      global_batch_size=global_batch_size, seq_length=seq_length,
-      max_predictions_per_seq=max_predictions_per_seq, mask_rate=mask_rate,
-      packing=packing, use_next_sentence_label=use_next_sentence_label,
-      num_epochs=num_epochs, held_out_documents=held_out_documents,
-      shuffle_buffer_size=shuffle_buffer_size, seed=seed)
+    is_training=True,
+    drop_remainder=True,
+    input_path=input_path,
+    tfds_name=tfds_name,
+    tfds_split=tfds_split,
+    tfds_data_dir=tfds_data_dir,
+    tfds_text_feature=tfds_text_feature,
+    global_batch_size=global_batch_size,
+    seq_length=seq_length,
+    max_predictions_per_seq=max_predictions_per_seq,
+    mask_rate=mask_rate,
+    packing=packing,
+    use_next_sentence_label=use_next_sentence_label,
+    num_epochs=num_epochs,
+    held_out_documents=held_out_documents,
+    shuffle_buffer_size=shuffle_buffer_size,
+    seed=seed,
+  )
 
 
 @section
 def validation_data(
-    *,
-    input_path: str = '',
-    tfds_name: str = '',
-    tfds_split: str = 'validation',
-    tfds_data_dir: str = '',
-    tfds_text_feature: str = 'text',
-    global_batch_size: int | None = None,
-    seq_length: int | None = None,
-    max_predictions_per_seq: int | None = None,
-    mask_rate: float | None = None,
-    packing: str | None = None,
-    use_next_sentence_label: bool | None = None,
-    held_out_documents: int | None = None,
-    seed: int = 0,
+  *,
+  input_path: str = '',
+  tfds_name: str = '',
+  tfds_split: str = 'validation',
+  tfds_data_dir: str = '',
+  tfds_text_feature: str = 'text',
+  global_batch_size: int | None = None,
+  seq_length: int | None = None,
+  max_predictions_per_seq: int | None = None,
+  mask_rate: float | None = None,
+  packing: str | None = None,
+  use_next_sentence_label: bool | None = None,
+  held_out_documents: int | None = None,
+  seed: int = 0,
 ) -> dict:
   """Validation examples: one pass, in one order, with one set of masks.
 
@@ -314,16 +337,16 @@ def validation_data(
 
 @section
 def optimizer(
-    *,
-    learning_rate: float = 1e-4,
-    warmup_steps: int = 10000,
-    decay: str = 'linear',
-    end_learning_rate: float = 0.0,
-    weight_decay_rate: float = 0.01,
-    gradient_clip_norm: float = 1.0,
-    beta_1: float = 0.9,
-    beta_2: float = 0.999,
-    epsilon: float = 1e-7,
+  *,
+  learning_rate: float = 1e-4,
+  warmup_steps: int = 10000,
+  decay: str = 'linear',
+  end_learning_rate: float = 0.0,
+  weight_decay_rate: float = 0.01,
+  gradient_clip_norm: float = 1.0,
+  beta_1: float = 0.9,
+  beta_2: float = 0.999,
+  epsilon: float = 1e-7,
 ) -> dict:
   """AdamW of the Model Garden with warm-up and decay.
 
@@ -345,14 +368,14 @@ def optimizer(
 
 @section
 def trainer(
-    *,
-    train_steps: int = 1000000,
-    steps_per_loop: int = 100,
-    validation_interval: int = 1000,
-    validation_steps: int = -1,
-    checkpoint_interval: int = 1000,
-    max_to_keep: int = 5,
-    continuous_eval_timeout: int = 3600,
+  *,
+  train_steps: int = 1000000,
+  steps_per_loop: int = 100,
+  validation_interval: int = 1000,
+  validation_steps: int = -1,
+  checkpoint_interval: int = 1000,
+  max_to_keep: int = 5,
+  continuous_eval_timeout: int = 3600,
 ) -> cfg.TrainerConfig:
   """How long to train and how often to report, validate and save.
 
@@ -369,30 +392,31 @@ def trainer(
       checkpoint.
   """
   return cfg.TrainerConfig(
-      train_steps=train_steps,
-      steps_per_loop=steps_per_loop,
-      summary_interval=steps_per_loop,
-      validation_interval=validation_interval,
-      validation_steps=validation_steps,
-      checkpoint_interval=checkpoint_interval,
-      max_to_keep=max_to_keep,
-      continuous_eval_timeout=continuous_eval_timeout,
-      # Our own action stops at a loss that is not finite.
-      recovery_max_trials=-1,
-      preemption_on_demand_checkpoint=False)
+    train_steps=train_steps,
+    steps_per_loop=steps_per_loop,
+    summary_interval=steps_per_loop,
+    validation_interval=validation_interval,
+    validation_steps=validation_steps,
+    checkpoint_interval=checkpoint_interval,
+    max_to_keep=max_to_keep,
+    continuous_eval_timeout=continuous_eval_timeout,
+    # Our own action stops at a loss that is not finite.
+    recovery_max_trials=-1,
+    preemption_on_demand_checkpoint=False,
+  )
 
 
 @section
 def runtime(
-    *,
-    distribution_strategy: str = 'one_device',
-    num_gpus: int = 0,
-    num_logical_cpu_devices: int = 1,
-    tpu: str | None = None,
-    mixed_precision_dtype: str = 'float32',
-    enable_xla: bool = False,
-    all_reduce_alg: str | None = None,
-    num_packs: int = 1,
+  *,
+  distribution_strategy: str = 'one_device',
+  num_gpus: int = 0,
+  num_logical_cpu_devices: int = 1,
+  tpu: str | None = None,
+  mixed_precision_dtype: str = 'float32',
+  enable_xla: bool = False,
+  all_reduce_alg: str | None = None,
+  num_packs: int = 1,
 ) -> configs.RuntimeConfig:
   """The devices and the arithmetic.
 
@@ -413,14 +437,15 @@ def runtime(
     num_packs: gradients are sent in so many packs.
   """
   return configs.RuntimeConfig(
-      distribution_strategy=distribution_strategy,
-      num_gpus=num_gpus,
-      num_logical_cpu_devices=num_logical_cpu_devices,
-      tpu=tpu,
-      mixed_precision_dtype=mixed_precision_dtype.removeprefix('mixed_'),
-      enable_xla=enable_xla,
-      all_reduce_alg=all_reduce_alg,
-      num_packs=num_packs)
+    distribution_strategy=distribution_strategy,
+    num_gpus=num_gpus,
+    num_logical_cpu_devices=num_logical_cpu_devices,
+    tpu=tpu,
+    mixed_precision_dtype=mixed_precision_dtype.removeprefix('mixed_'),
+    enable_xla=enable_xla,
+    all_reduce_alg=all_reduce_alg,
+    num_packs=num_packs,
+  )
 
 
 @section
@@ -445,17 +470,20 @@ def pretraining_experiment() -> cfg.ExperimentConfig:
     train.seed = run['seed']
   trainer_config = trainer()
   trainer_config.optimizer_config = _optimizer_config(
-      train_steps=trainer_config.train_steps, **optimizer())
+    train_steps=trainer_config.train_steps, **optimizer()
+  )
   return cfg.ExperimentConfig(
-      task=configs.PretrainingTaskConfig(
-          model=model(),
-          token_drop=token_drop(),
-          vocabulary=vocabulary(),
-          train_data=train,
-          validation_data=_validation_config(train, **validation_data()),
-          **run),
-      trainer=trainer_config,
-      runtime=runtime())
+    task=configs.PretrainingTaskConfig(
+      model=model(),
+      token_drop=token_drop(),
+      vocabulary=vocabulary(),
+      train_data=train,
+      validation_data=_validation_config(train, **validation_data()),
+      **run,
+    ),
+    trainer=trainer_config,
+    runtime=runtime(),
+  )
 
 
 def _validation_config(train, input_path, tfds_name, **settings):
@@ -465,11 +493,18 @@ def _validation_config(train, input_path, tfds_name, **settings):
     input_path, tfds_name = train.input_path, train.tfds_name
     settings['tfds_split'] = train.tfds_split
   settings = {
-      name: getattr(train, name) if value is None else value
-      for name, value in settings.items()}
+    name: getattr(train, name) if value is None else value
+    for name, value in settings.items()
+  }
   return _data_config(
-      input_path=input_path, tfds_name=tfds_name, is_training=False,
-      drop_remainder=False, num_epochs=1, shuffle_buffer_size=1, **settings)
+    input_path=input_path,
+    tfds_name=tfds_name,
+    is_training=False,
+    drop_remainder=False,
+    num_epochs=1,
+    shuffle_buffer_size=1,
+    **settings,
+  )
 
 
 def _data_config(tfds_split, **settings):
@@ -477,26 +512,44 @@ def _data_config(tfds_split, **settings):
   return configs.PretrainingDataConfig(tfds_split=split, **settings)
 
 
-def _optimizer_config(train_steps, learning_rate, warmup_steps, decay,
-                      end_learning_rate, **adamw):
+def _optimizer_config(
+  train_steps, learning_rate, warmup_steps, decay, end_learning_rate, **adamw
+):
   """AdamW, schedule and warm-up in the Model Garden's terms."""
   schedules = {
-      'linear': {'type': 'polynomial', 'polynomial': {
-          'initial_learning_rate': learning_rate,
-          'decay_steps': train_steps,
-          'end_learning_rate': end_learning_rate}},
-      'cosine': {'type': 'cosine', 'cosine': {
-          'initial_learning_rate': learning_rate,
-          'decay_steps': train_steps,
-          'alpha': end_learning_rate / learning_rate}},
-      'constant': {'type': 'constant', 'constant': {
-          'learning_rate': learning_rate}},
+    'linear': {
+      'type': 'polynomial',
+      'polynomial': {
+        'initial_learning_rate': learning_rate,
+        'decay_steps': train_steps,
+        'end_learning_rate': end_learning_rate,
+      },
+    },
+    'cosine': {
+      'type': 'cosine',
+      'cosine': {
+        'initial_learning_rate': learning_rate,
+        'decay_steps': train_steps,
+        'alpha': end_learning_rate / learning_rate,
+      },
+    },
+    'constant': {
+      'type': 'constant',
+      'constant': {'learning_rate': learning_rate},
+    },
   }
-  return optimization.OptimizationConfig({
-      'optimizer': {'type': 'adamw', 'adamw': dict(
-          adamw,
-          exclude_from_weight_decay=['LayerNorm', 'layer_norm', 'bias'])},
+  return optimization.OptimizationConfig(
+    {
+      'optimizer': {
+        'type': 'adamw',
+        'adamw': dict(
+          adamw, exclude_from_weight_decay=['LayerNorm', 'layer_norm', 'bias']
+        ),
+      },
       'learning_rate': schedules[decay],
-      'warmup': {'type': 'polynomial', 'polynomial': {
-          'warmup_steps': warmup_steps}},
-  })
+      'warmup': {
+        'type': 'polynomial',
+        'polynomial': {'warmup_steps': warmup_steps},
+      },
+    }
+  )

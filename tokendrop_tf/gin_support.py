@@ -32,6 +32,7 @@ class Binding:
     parameter: name of the setting; '' for a macro.
     place: 'file:line' of the statement.
   """
+
   scope: str
   selector: str
   parameter: str
@@ -76,13 +77,15 @@ def find_config_file(name, including_file=None):
   for candidate in candidates:
     if candidate.is_file():
       return str(candidate)
-  known = sorted(str(path.relative_to(packaged))
-                 for path in packaged.rglob('*.gin'))
+  known = sorted(
+    str(path.relative_to(packaged)) for path in packaged.rglob('*.gin')
+  )
   wanted = name.removeprefix('gin_configs/')
   raise errors.ConfigurationError(
-      f'A gin file must exist. Received: {name}.'
-      f'{command_line.did_you_mean(wanted, known)} Packaged: '
-      f'{", ".join(known)}.')
+    f'A gin file must exist. Received: {name}.'
+    f'{command_line.did_you_mean(wanted, known)} Packaged: '
+    f'{", ".join(known)}.'
+  )
 
 
 def clear():
@@ -129,13 +132,14 @@ class _Reader:
   def read_file(self, path):
     if path in self._open_files:
       raise errors.ConfigurationError(
-          f'A gin file must not include itself. Received: '
-          f'{" -> ".join(self._open_files + [path])}.')
+        f'A gin file must not include itself. Received: '
+        f'{" -> ".join(self._open_files + [path])}.'
+      )
     try:
       text = pathlib.Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
       raise errors.ConfigurationError(
-          f'A gin file must be readable UTF-8 text. Received: {path}: {error}.'
+        f'A gin file must be readable UTF-8 text. Received: {path}: {error}.'
       ) from error
     self._open_files.append(path)
     self.read_text(text, path)
@@ -153,12 +157,14 @@ class _Reader:
     """Yields gin's statements; a syntax error becomes ours, with its line."""
     try:
       yield from config_parser.ConfigParser(
-          text, _Delegate(self._allow_imports))
+        text, _Delegate(self._allow_imports)
+      )
     except (SyntaxError, tokenize.TokenError, ValueError) as error:
       if isinstance(error, errors.UserError):
         raise
       raise errors.ConfigurationError(
-          _syntax_message(error, text, source)) from error
+        _syntax_message(error, text, source)
+      ) from error
 
   def _obey(self, statement, source, place):
     if isinstance(statement, config_parser.BindingStatement):
@@ -172,13 +178,17 @@ class _Reader:
       self._check_section(statement.selector, place)
 
   def _bind(self, statement, place):
-    binding = Binding(statement.scope, statement.selector,
-                      statement.arg_name or '', place)
+    binding = Binding(
+      statement.scope, statement.selector, statement.arg_name or '', place
+    )
     if binding.parameter:
       self._check_section(binding.selector, place)
       self._check_parameter(binding)
-    key = ((binding.scope, binding.selector, binding.parameter)
-           if binding.parameter else (binding.name, MACRO, 'value'))
+    key = (
+      (binding.scope, binding.selector, binding.parameter)
+      if binding.parameter
+      else (binding.name, MACRO, 'value')
+    )
     try:
       gin.bind_parameter(key, statement.value)
     except ValueError as error:
@@ -188,24 +198,27 @@ class _Reader:
   def _import(self, statement, place):
     if not self._allow_imports:
       raise errors.ConfigurationError(
-          f'{place}: a gin file must not import modules, because that runs '
-          f'their code. Received: {statement.format()}. Remove the line, or '
-          'pass --allow_gin_imports if you trust the file.')
+        f'{place}: a gin file must not import modules, because that runs '
+        f'their code. Received: {statement.format()}. Remove the line, or '
+        'pass --allow_gin_imports if you trust the file.'
+      )
     try:
       importlib.import_module(statement.module)
     except ImportError as error:
       raise errors.ConfigurationError(
-          f'{place}: an imported module must exist. Received: '
-          f'{statement.format()}: {error}.') from error
+        f'{place}: an imported module must exist. Received: '
+        f'{statement.format()}: {error}.'
+      ) from error
 
   def _check_section(self, selector, place):
     section = selector.rsplit('.', 1)[-1]
     if section in self._sections or self._allow_imports:
       return
     raise errors.ConfigurationError(
-        f'{place}: unknown section {selector!r}.'
-        f'{command_line.did_you_mean(section, self._sections)} Sections: '
-        f'{", ".join(self._sections)}.')
+      f'{place}: unknown section {selector!r}.'
+      f'{command_line.did_you_mean(section, self._sections)} Sections: '
+      f'{", ".join(self._sections)}.'
+    )
 
   def _check_parameter(self, binding):
     section = binding.selector.rsplit('.', 1)[-1]
@@ -213,13 +226,17 @@ class _Reader:
     if settings is None or binding.parameter in settings:
       return
     raise errors.ConfigurationError(
-        f'{binding.place}: {section} has no setting {binding.parameter!r}.'
-        f'{self._closest_setting(section, binding.parameter)}')
+      f'{binding.place}: {section} has no setting {binding.parameter!r}.'
+      f'{self._closest_setting(section, binding.parameter)}'
+    )
 
   def _closest_setting(self, section, parameter):
     """Prefers the same name in another section to a similar one in this."""
-    elsewhere = [f'{name}.{parameter}' for name, settings
-                 in self._sections.items() if parameter in settings]
+    elsewhere = [
+      f'{name}.{parameter}'
+      for name, settings in self._sections.items()
+      if parameter in settings
+    ]
     if elsewhere:
       return f' Did you mean {" or ".join(elsewhere)}?'
     settings = self._sections[section]
@@ -237,16 +254,21 @@ class _Delegate(gin.config.ParserDelegate):
   def configurable_reference(self, scoped_selector, evaluate):
     if not self._allow_references:
       raise errors.ConfigurationError(
-          f'A value must be a literal or a macro (%NAME). Received: '
-          f'@{scoped_selector}. Write the value itself.')
+        f'A value must be a literal or a macro (%NAME). Received: '
+        f'@{scoped_selector}. Write the value itself.'
+      )
     return super().configurable_reference(scoped_selector, evaluate)
 
 
 def required():
   """Returns the macros and settings that are `%gin.REQUIRED`, sorted list."""
-  return sorted({
-      user for user, reference in _references()
-      if reference.scoped_selector.startswith('gin.REQUIRED/')})
+  return sorted(
+    {
+      user
+      for user, reference in _references()
+      if reference.scoped_selector.startswith('gin.REQUIRED/')
+    }
+  )
 
 
 def check_macros(bindings):
@@ -262,14 +284,16 @@ def check_macros(bindings):
     macro = reference.scoped_selector.rsplit('/', 1)[0]
     if reference.selector == MACRO and macro not in defined:
       raise errors.ConfigurationError(
-          f'{_last_place(user, bindings)}: {user} uses the macro %{macro}, '
-          f'which has no value.{command_line.did_you_mean(macro, defined)} Set '
-          f'it with --gin_params="{macro} = ...".')
+        f'{_last_place(user, bindings)}: {user} uses the macro %{macro}, '
+        f'which has no value.{command_line.did_you_mean(macro, defined)} Set '
+        f'it with --gin_params="{macro} = ...".'
+      )
   if required():
     lines = [f'  --gin_params="{name} = ..."' for name in required()]
     raise errors.ConfigurationError(
-        'The gin file leaves these for you to set (its first lines say what '
-        'each is):\n' + '\n'.join(lines))
+      'The gin file leaves these for you to set (its first lines say what '
+      'each is):\n' + '\n'.join(lines)
+    )
 
 
 def _references():
@@ -291,9 +315,10 @@ def check_all_used(bindings):
   """
   operative = gin.config._OPERATIVE_CONFIG  # pylint: disable=protected-access
   used = {
-      (scope, selector.rsplit('.', 1)[-1], setting)
-      for (scope, selector), settings in operative.items()
-      for setting in settings}
+    (scope, selector.rsplit('.', 1)[-1], setting)
+    for (scope, selector), settings in operative.items()
+    for setting in settings
+  }
   used_macros = {scope for scope, selector in operative if selector == MACRO}
   lines = []
   for binding in bindings:
@@ -305,23 +330,33 @@ def check_all_used(bindings):
       lines.append(_unused_macro(binding, used_macros))
   if lines:
     raise errors.ConfigurationError(
-        'Every binding must have an effect. Without one:\n'
-        + '\n'.join(f'  {line}' for line in lines))
+      'Every binding must have an effect. Without one:\n'
+      + '\n'.join(f'  {line}' for line in lines)
+    )
 
 
 def _unused_binding(binding, section, operative):
   if binding.scope:
-    return (f'{binding.place}: {binding.name}: nothing runs in the scope '
-            f'{binding.scope!r}. Write {section}.{binding.parameter}.')
-  called = sorted(selector.rsplit('.', 1)[-1]
-                  for _, selector in operative if selector != MACRO)
-  return (f'{binding.place}: {binding.name}: this experiment does not read '
-          f'the section {section}, only {", ".join(called)}.')
+    return (
+      f'{binding.place}: {binding.name}: nothing runs in the scope '
+      f'{binding.scope!r}. Write {section}.{binding.parameter}.'
+    )
+  called = sorted(
+    selector.rsplit('.', 1)[-1]
+    for _, selector in operative
+    if selector != MACRO
+  )
+  return (
+    f'{binding.place}: {binding.name}: this experiment does not read '
+    f'the section {section}, only {", ".join(called)}.'
+  )
 
 
 def _unused_macro(binding, used_macros):
-  return (f'{binding.place}: no setting uses the macro {binding.name}.'
-          f'{command_line.did_you_mean(binding.name, used_macros)}')
+  return (
+    f'{binding.place}: no setting uses the macro {binding.name}.'
+    f'{command_line.did_you_mean(binding.name, used_macros)}'
+  )
 
 
 def operative_config():
@@ -339,8 +374,9 @@ def _syntax_message(error, text, source):
   shown = ''
   if line_number and 0 < line_number <= len(lines):
     shown = f'\n    {lines[line_number - 1].strip()}'
-  place = source if source == BINDINGS_PLACE else (
-      f'{_short(source)}:{line_number}')
+  place = (
+    source if source == BINDINGS_PLACE else (f'{_short(source)}:{line_number}')
+  )
   return f'{place}: not valid gin: {reason.rstrip(".")}.{shown}'
 
 

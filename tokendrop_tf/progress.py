@@ -46,16 +46,24 @@ class Report:
     stream: where to print; `None` is stdout.
   """
 
-  def __init__(self, params, model_dir, is_training=True, is_chief=True,
-               label_entropy=None, stream=None):
+  def __init__(
+    self,
+    params,
+    model_dir,
+    is_training=True,
+    is_chief=True,
+    label_entropy=None,
+    stream=None,
+  ):
     self._params = params
     self._label_entropy = label_entropy
     self._line = _Line(stream or sys.stdout, is_chief)
     name = METRICS_FILE if is_training else EVALUATIONS_FILE
     self._log = _Log(os.path.join(model_dir, name), is_chief)
     self._tokens_per_step = (
-        params.task.train_data.global_batch_size
-        * params.task.train_data.seq_length)
+      params.task.train_data.global_batch_size
+      * params.task.train_data.seq_length
+    )
     self._train_seconds = 0.0
     self._first_step = 0
     self._loop_start = self._pace_start = None
@@ -90,26 +98,37 @@ class Report:
     output['tokens_per_second'] = speed
     includes_compilation = self._pace_start is None
     self._log.append(
-        'train', step, output, train_seconds=self._train_seconds,
-        tokens=step * self._tokens_per_step,
-        seconds_per_step=seconds / num_steps,
-        includes_compilation=includes_compilation)
+      'train',
+      step,
+      output,
+      train_seconds=self._train_seconds,
+      tokens=step * self._tokens_per_step,
+      seconds_per_step=seconds / num_steps,
+      includes_compilation=includes_compilation,
+    )
     if includes_compilation:
       self._pace_start = (time.monotonic(), step)
     train_steps = self._params.trainer.train_steps
     self._line.update(
-        self._progress(step, seconds, output),
-        force=includes_compilation or step >= train_steps)
+      self._progress(step, seconds, output),
+      force=includes_compilation or step >= train_steps,
+    )
 
   def end_validation(self, step, seconds, output):
     """Eval action: logs `output` and shows the losses and their gap."""
     output = {name: _number(value) for name, value in output.items()}
     self.last_validation = output
     self._log.append(
-        'validation', step, output, train_seconds=self._train_seconds,
-        tokens=step * self._tokens_per_step, validation_seconds=seconds)
-    self._line.print(f'step {step:,}  validation: '
-                     + losses_text(output, self._label_entropy))
+      'validation',
+      step,
+      output,
+      train_seconds=self._train_seconds,
+      tokens=step * self._tokens_per_step,
+      validation_seconds=seconds,
+    )
+    self._line.print(
+      f'step {step:,}  validation: ' + losses_text(output, self._label_entropy)
+    )
 
   def interrupt(self):
     """Leaves the progress line, so that what follows starts on a new one."""
@@ -119,15 +138,20 @@ class Report:
     train_steps = self._params.trainer.train_steps
     began, first = self._pace_start
     parts = [
-        f'step {step:,}/{train_steps:,}',
-        f'loss {_number(output["training_loss"]):.4f}',
-        f'accuracy {_number(output["masked_lm_accuracy"]):.3f}']
+      f'step {step:,}/{train_steps:,}',
+      f'loss {_number(output["training_loss"]):.4f}',
+      f'accuracy {_number(output["masked_lm_accuracy"]):.3f}',
+    ]
     if step == first:  # Its speed says nothing of the speed to come.
       return '  '.join([*parts, f'{seconds:.0f} s with compilation'])
     pace = (time.monotonic() - began) / (step - first)
-    return '  '.join([
-        *parts, f'{output["tokens_per_second"]:,.0f} tokens/s',
-        f'{duration_text((train_steps - step) * pace)} left'])
+    return '  '.join(
+      [
+        *parts,
+        f'{output["tokens_per_second"]:,.0f} tokens/s',
+        f'{duration_text((train_steps - step) * pace)} left',
+      ]
+    )
 
 
 class _Line:
@@ -180,11 +204,15 @@ class _Log:
 
   def begin(self, step):
     """Forgets lines beyond `step`; returns the train seconds spent by then."""
-    records = [record for record in read_metrics(self._path)
-               if record['step'] <= step] if self._path else []
+    records = (
+      [record for record in read_metrics(self._path) if record['step'] <= step]
+      if self._path
+      else []
+    )
     if self._path and tf.io.gfile.exists(self._path):
       vocabulary_lib.write_whole_file(
-          self._path, ''.join(json.dumps(record) + '\n' for record in records))
+        self._path, ''.join(json.dumps(record) + '\n' for record in records)
+      )
     if not records:
       return 0.0
     self._start = time.monotonic() - records[-1]['seconds']
@@ -193,8 +221,11 @@ class _Log:
   def append(self, kind, step, output, **more):
     if self._path is None:
       return
-    record = {'kind': kind, 'step': step,
-              'seconds': round(time.monotonic() - self._start, 3)}
+    record = {
+      'kind': kind,
+      'step': step,
+      'seconds': round(time.monotonic() - self._start, 3),
+    }
     for name, value in {**more, **output}.items():
       value = _number(value)
       record[name] = round(value, 6) if name.endswith('seconds') else value
@@ -244,8 +275,15 @@ def read_metrics(path):
   return records
 
 
-def start_block(params, mode, model_dir, num_parameters, num_replicas,
-                first_step, label_entropy=None):
+def start_block(
+  params,
+  mode,
+  model_dir,
+  num_parameters,
+  num_replicas,
+  first_step,
+  label_entropy=None,
+):
   """Returns the block that says what is about to run.
 
   Args:
@@ -258,24 +296,29 @@ def start_block(params, mode, model_dir, num_parameters, num_replicas,
     label_entropy: unigram entropy of the validation labels in nats, or `None`.
   """
   rows = [
-      ('run', f'{mode} in {model_dir}, {_beginning(params, mode, first_step)}'),
-      ('model', _model_text(params.task.model, num_parameters)),
-      ('tokens', _tokens_text(params)),
-      ('dropping', dropping_text(params.task)),
-      ('training', _source_text(params.task.train_data)),
-      ('validation', _source_text(params.task.validation_data)),
-      ('devices', _devices_text(params.runtime, num_replicas)),
-      ('versions', _versions_text()),
+    ('run', f'{mode} in {model_dir}, {_beginning(params, mode, first_step)}'),
+    ('model', _model_text(params.task.model, num_parameters)),
+    ('tokens', _tokens_text(params)),
+    ('dropping', dropping_text(params.task)),
+    ('training', _source_text(params.task.train_data)),
+    ('validation', _source_text(params.task.validation_data)),
+    ('devices', _devices_text(params.runtime, num_replicas)),
+    ('versions', _versions_text()),
   ]
   if label_entropy is not None:
-    rows.append(('floor', f'{label_entropy:.4f} nats: the unigram entropy of '
-                 'the validation labels, which a model has to beat'))
-  return _block('tokendrop_tf', [
-      (name, _wrap(text)) for name, text in rows])
+    rows.append(
+      (
+        'floor',
+        f'{label_entropy:.4f} nats: the unigram entropy of '
+        'the validation labels, which a model has to beat',
+      )
+    )
+  return _block('tokendrop_tf', [(name, _wrap(text)) for name, text in rows])
 
 
-def end_block(mode, model_dir, step, seconds, validation=None,
-              label_entropy=None):
+def end_block(
+  mode, model_dir, step, seconds, validation=None, label_entropy=None
+):
   """Returns the block that says what came out, where it is, and what is next.
 
   Args:
@@ -291,18 +334,26 @@ def end_block(mode, model_dir, step, seconds, validation=None,
     rows.append(('validation', losses_text(validation, label_entropy)))
   checkpoint = tf.train.latest_checkpoint(model_dir)
   rows += [
-      ('weights', checkpoint or 'no checkpoint'),
-      ('settings', f'{os.path.join(model_dir, "params.yaml")} and config.gin'),
-      ('metrics', os.path.join(
-          model_dir, METRICS_FILE if 'train' in mode else EVALUATIONS_FILE)),
+    ('weights', checkpoint or 'no checkpoint'),
+    ('settings', f'{os.path.join(model_dir, "params.yaml")} and config.gin'),
+    (
+      'metrics',
+      os.path.join(
+        model_dir, METRICS_FILE if 'train' in mode else EVALUATIONS_FILE
+      ),
+    ),
   ]
   command = f'python -m tokendrop_tf.train --model_dir={model_dir}'
   rows += [('curves', f'tensorboard --logdir={model_dir}')]
   if checkpoint and 'train' in mode:
     rows += [
-        ('evaluate', f'{command} --mode=eval'),
-        ('train on', 'the same command with another --model_dir and '
-         f'--gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"')]
+      ('evaluate', f'{command} --mode=eval'),
+      (
+        'train on',
+        'the same command with another --model_dir and '
+        f'--gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"',
+      ),
+    ]
   return _block('done', rows)
 
 
@@ -334,21 +385,30 @@ def dropping_text(task):
   seq_length = task.train_data.seq_length
   crossing = configs.crossing_layer(task)
   how = {
-      'loss': 'by running loss', 'frequency': 'by rarity in the corpus',
-      'random': 'at random'}[drop.policy]
+    'loss': 'by running loss',
+    'frequency': 'by rarity in the corpus',
+    'random': 'at random',
+  }[drop.policy]
   if drop.policy != 'random':
-    how += (f', sampled at temperature {drop.temperature:g}'
-            if drop.temperature else ', ranked')
+    how += (
+      f', sampled at temperature {drop.temperature:g}'
+      if drop.temperature
+      else ', ranked'
+    )
   if drop.full_step_every:
     how += f', one step in {drop.full_step_every} in full'
-  where = (f'layers {crossing}-{layers - 1}' if crossing < layers - 1
-           else f'layer {crossing}')
+  where = (
+    f'layers {crossing}-{layers - 1}'
+    if crossing < layers - 1
+    else f'layer {crossing}'
+  )
   share = drop.token_keep_k / seq_length
   saving = step_cost.expected_saving(task)
   return (
-      f'{how}: {drop.token_keep_k} of {seq_length} tokens ({share:.0%}) stay '
-      f'in {where} of {layers}; saves {saving:.1%} of the multiply-adds of a '
-      'plain step')
+    f'{how}: {drop.token_keep_k} of {seq_length} tokens ({share:.0%}) stay '
+    f'in {where} of {layers}; saves {saving:.1%} of the multiply-adds of a '
+    'plain step'
+  )
 
 
 def duration_text(seconds):
@@ -375,8 +435,11 @@ def _block(title, rows):
 def _wrap(text):
   """Breaks prose at the end of a line; paths and numbers stay whole."""
   return textwrap.fill(
-      text, MAX_LINE - LABEL_WIDTH - 2, break_long_words=False,
-      break_on_hyphens=False).replace('\n', '\n' + ' ' * (LABEL_WIDTH + 2))
+    text,
+    MAX_LINE - LABEL_WIDTH - 2,
+    break_long_words=False,
+    break_on_hyphens=False,
+  ).replace('\n', '\n' + ' ' * (LABEL_WIDTH + 2))
 
 
 def _beginning(params, mode, first_step):
@@ -396,19 +459,21 @@ def _beginning(params, mode, first_step):
 def _model_text(model, num_parameters):
   order = ', norm first' if model.norm_first else ''
   return (
-      f'{model.num_layers} layers x {model.hidden_size}, '
-      f'{model.num_attention_heads} heads, inner {model.intermediate_size}, '
-      f'vocabulary {model.vocab_size:,}{order}: '
-      f'{num_parameters / 1e6:,.1f} M parameters')
+    f'{model.num_layers} layers x {model.hidden_size}, '
+    f'{model.num_attention_heads} heads, inner {model.intermediate_size}, '
+    f'vocabulary {model.vocab_size:,}{order}: '
+    f'{num_parameters / 1e6:,.1f} M parameters'
+  )
 
 
 def _tokens_text(params):
   data, steps = params.task.train_data, params.trainer.train_steps
   per_step = data.global_batch_size * data.seq_length
   return (
-      f'{per_step:,} per step ({data.global_batch_size} x {data.seq_length}, '
-      f'{data.max_predictions_per_seq} predictions each), '
-      f'{_big_number(per_step * steps)} in {steps:,} steps')
+    f'{per_step:,} per step ({data.global_batch_size} x {data.seq_length}, '
+    f'{data.max_predictions_per_seq} predictions each), '
+    f'{_big_number(per_step * steps)} in {steps:,} steps'
+  )
 
 
 def _big_number(number):
@@ -442,8 +507,10 @@ def _devices_text(runtime, num_replicas):
     kind = f'CPU, {os.cpu_count()} cores'
   replicas = 'replica' if num_replicas == 1 else 'replicas'
   xla = ', XLA' if runtime.enable_xla else ''
-  return (f'{num_replicas} {replicas} ({runtime.distribution_strategy}, {kind})'
-          f', {runtime.mixed_precision_dtype}{xla}')
+  return (
+    f'{num_replicas} {replicas} ({runtime.distribution_strategy}, {kind})'
+    f', {runtime.mixed_precision_dtype}{xla}'
+  )
 
 
 def _versions_text():

@@ -21,21 +21,21 @@ GIN_FILE = 'config.gin'
 # rounding of other devices. `trainer.train_steps` is not among them: it is the
 # length of the learning-rate schedule.
 _MAY_CHANGE = (
-    'trainer.checkpoint_interval',
-    'trainer.continuous_eval_timeout',
-    'trainer.max_to_keep',
-    'trainer.steps_per_loop',
-    'trainer.summary_interval',
-    'trainer.validation_interval',
-    'runtime.',
+  'trainer.checkpoint_interval',
+  'trainer.continuous_eval_timeout',
+  'trainer.max_to_keep',
+  'trainer.steps_per_loop',
+  'trainer.summary_interval',
+  'trainer.validation_interval',
+  'runtime.',
 )
 _MUST_STAY = ('runtime.mixed_precision_dtype',)
 # Keys of the optimizer's tree that are not called as the setting is.
 _OPTIMIZER_SETTINGS = {
-    'alpha': 'optimizer.end_learning_rate',
-    'decay_steps': 'trainer.train_steps',
-    'initial_learning_rate': 'optimizer.learning_rate',
-    'type': 'optimizer.decay',
+  'alpha': 'optimizer.end_learning_rate',
+  'decay_steps': 'trainer.train_steps',
+  'initial_learning_rate': 'optimizer.learning_rate',
+  'type': 'optimizer.decay',
 }
 _MODEL_KEYS = ('task.model.', 'task.token_drop.', 'task.vocabulary.')
 
@@ -50,16 +50,18 @@ def check_writable(model_dir):
   try:
     if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
       raise errors.ConfigurationError(
-          f'--model_dir must be a folder. Received: {model_dir}, which is a '
-          'file. Pass another --model_dir.')
+        f'--model_dir must be a folder. Received: {model_dir}, which is a '
+        'file. Pass another --model_dir.'
+      )
     tf.io.gfile.makedirs(model_dir)
     with tf.io.gfile.GFile(probe, 'w') as file:
       file.write('')
     tf.io.gfile.remove(probe)
   except tf.errors.OpError as error:
     raise errors.ConfigurationError(
-        f'--model_dir must be a folder that can be written. Received: '
-        f'{model_dir}: {error.message}. Pass another --model_dir.') from error
+      f'--model_dir must be a folder that can be written. Received: '
+      f'{model_dir}: {error.message}. Pass another --model_dir.'
+    ) from error
 
 
 def has_configuration(model_dir) -> bool:
@@ -86,9 +88,10 @@ def load_params(experiment, model_dir):
     params.override(_read_tree(model_dir), is_strict=True)
   except KeyError as error:
     raise errors.ConfigurationError(
-        f'{PARAMS_FILE} must belong to the experiment {experiment}. Received: '
-        f'{model_dir}: {error.args[0]}. Pass another --model_dir or '
-        '--experiment.') from error
+      f'{PARAMS_FILE} must belong to the experiment {experiment}. Received: '
+      f'{model_dir}: {error.args[0]}. Pass another --model_dir or '
+      '--experiment.'
+    ) from error
   return params
 
 
@@ -106,30 +109,34 @@ def check_unchanged(params, model_dir):
     checkpoint = tf.train.latest_checkpoint(model_dir)
     if checkpoint:
       raise errors.ConfigurationError(
-          f'--model_dir must be empty or hold a run with its {PARAMS_FILE}. '
-          f'Received: {model_dir}, which has the checkpoint '
-          f'{os.path.basename(checkpoint)} but no {PARAMS_FILE}. Pass another '
-          '--model_dir.')
+        f'--model_dir must be empty or hold a run with its {PARAMS_FILE}. '
+        f'Received: {model_dir}, which has the checkpoint '
+        f'{os.path.basename(checkpoint)} but no {PARAMS_FILE}. Pass another '
+        '--model_dir.'
+      )
     return
   differences = _differences(params, model_dir, _is_fixed)
   if differences:
     raise errors.ConfigurationError(
-        f'A run goes on only with the settings it began with. {model_dir} has '
-        f'others:\n{_table(differences)}\n'
-        f'Go on with the old settings: python -m tokendrop_tf.train '
-        f'--model_dir={model_dir}\nOr start anew with the new ones in another '
-        '--model_dir.' + _about_train_steps(differences, model_dir))
+      f'A run goes on only with the settings it began with. {model_dir} has '
+      f'others:\n{_table(differences)}\n'
+      f'Go on with the old settings: python -m tokendrop_tf.train '
+      f'--model_dir={model_dir}\nOr start anew with the new ones in another '
+      '--model_dir.' + _about_train_steps(differences, model_dir)
+    )
 
 
 def check_same_model(params, model_dir):
   """Refuses to evaluate a checkpoint under another model or vocabulary."""
   differences = _differences(
-      params, model_dir, lambda key: key.startswith(_MODEL_KEYS))
+    params, model_dir, lambda key: key.startswith(_MODEL_KEYS)
+  )
   if differences:
     raise errors.ConfigurationError(
-        f'An evaluation needs the model of {model_dir}. Received another:\n'
-        f'{_table(differences)}\nLeave --gin_file out to evaluate with the '
-        'settings of the training.')
+      f'An evaluation needs the model of {model_dir}. Received another:\n'
+      f'{_table(differences)}\nLeave --gin_file out to evaluate with the '
+      'settings of the training.'
+    )
 
 
 def save_configuration(params, gin_text, model_dir):
@@ -149,8 +156,9 @@ def require_checkpoint(model_dir) -> str:
   checkpoint = tf.train.latest_checkpoint(model_dir)
   if not checkpoint:
     raise errors.ConfigurationError(
-        f'--model_dir must hold a checkpoint. Received: {model_dir}, which has '
-        'none. Train first, or pass another --model_dir.')
+      f'--model_dir must hold a checkpoint. Received: {model_dir}, which has '
+      'none. Train first, or pass another --model_dir.'
+    )
   return checkpoint
 
 
@@ -163,39 +171,47 @@ def gin_file(model_dir) -> str:
   path = os.path.join(model_dir, GIN_FILE)
   if not tf.io.gfile.exists(path):
     raise errors.ConfigurationError(
-        f'--gin_params without --gin_file needs {path}, which does not exist. '
-        'Pass --gin_file.')
+      f'--gin_params without --gin_file needs {path}, which does not exist. '
+      'Pass --gin_file.'
+    )
   return path
 
 
 def check_init_checkpoint(path):
   """Checks that `pretraining.init_checkpoint` is there, unless it is empty."""
-  found = not path or tf.io.gfile.exists(f'{path}.index') or (
-      tf.io.gfile.isdir(path) and tf.train.latest_checkpoint(path))
+  found = (
+    not path
+    or tf.io.gfile.exists(f'{path}.index')
+    or (tf.io.gfile.isdir(path) and tf.train.latest_checkpoint(path))
+  )
   if not found:
     raise errors.ConfigurationError(
-        'pretraining.init_checkpoint must be a checkpoint, or a folder with '
-        f'one. Received: {path}. Set pretraining.init_checkpoint.')
+      'pretraining.init_checkpoint must be a checkpoint, or a folder with '
+      f'one. Received: {path}. Set pretraining.init_checkpoint.'
+    )
 
 
 def _read_tree(model_dir):
   path = os.path.join(model_dir, PARAMS_FILE)
   if not tf.io.gfile.exists(path):
     raise errors.ConfigurationError(
-        f'--model_dir must hold a run, with its {PARAMS_FILE}. Received: '
-        f'{model_dir}, which has none. Pass another --model_dir, or the '
-        'settings by --gin_file.')
+      f'--model_dir must hold a run, with its {PARAMS_FILE}. Received: '
+      f'{model_dir}, which has none. Pass another --model_dir, or the '
+      'settings by --gin_file.'
+    )
   try:
     with tf.io.gfile.GFile(path, 'r') as file:
       tree = yaml.safe_load(file.read())
   except (yaml.YAMLError, UnicodeDecodeError) as error:
     raise errors.ConfigurationError(
-        f'{PARAMS_FILE} must be YAML, as it was written. Received: {path}: '
-        f'{error}. Restore the file, or pass another --model_dir.') from error
+      f'{PARAMS_FILE} must be YAML, as it was written. Received: {path}: '
+      f'{error}. Restore the file, or pass another --model_dir.'
+    ) from error
   if not isinstance(tree, dict):
     raise errors.ConfigurationError(
-        f'{PARAMS_FILE} must hold an experiment tree. Received: {path}, which '
-        'does not. Restore the file, or pass another --model_dir.')
+      f'{PARAMS_FILE} must hold an experiment tree. Received: {path}, which '
+      'does not. Restore the file, or pass another --model_dir.'
+    )
   return tree
 
 
@@ -227,7 +243,8 @@ def _gin_name(key):
 
 def _table(differences):
   return '\n'.join(
-      f'  {name}: {old!r} there, {new!r} now' for name, old, new in differences)
+    f'  {name}: {old!r} there, {new!r} now' for name, old, new in differences
+  )
 
 
 def _about_train_steps(differences, model_dir):
@@ -237,9 +254,10 @@ def _about_train_steps(differences, model_dir):
   if not checkpoint:
     return ''
   return (
-      '\ntrainer.train_steps is the length of the learning-rate schedule, so '
-      'it cannot change midway; a new run can begin with these weights:\n'
-      f'  --gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"')
+    '\ntrainer.train_steps is the length of the learning-rate schedule, so '
+    'it cannot change midway; a new run can begin with these weights:\n'
+    f'  --gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"'
+  )
 
 
 def _plain(value):

@@ -30,16 +30,18 @@ def configure_devices(runtime):
   gpus = tf.config.list_physical_devices('GPU')
   if len(gpus) < runtime.num_gpus:
     raise errors.ConfigurationError(
-        'runtime.num_gpus must be at most the number of GPUs that TensorFlow '
-        f'sees. Received: num_gpus={runtime.num_gpus}, seen: {len(gpus)}. Set '
-        'runtime.num_gpus.')
+      'runtime.num_gpus must be at most the number of GPUs that TensorFlow '
+      f'sees. Received: num_gpus={runtime.num_gpus}, seen: {len(gpus)}. Set '
+      'runtime.num_gpus.'
+    )
   wanted = runtime.num_logical_cpu_devices
   if wanted > 1:
     cpu = tf.config.list_physical_devices('CPU')[0]
     # TensorFlow that has already started may be split finely enough.
     with contextlib.suppress(RuntimeError):
       tf.config.set_logical_device_configuration(
-          cpu, [tf.config.LogicalDeviceConfiguration()] * wanted)
+        cpu, [tf.config.LogicalDeviceConfiguration()] * wanted
+      )
     if len(tf.config.list_logical_devices('CPU')) < wanted:
       raise RuntimeError('TensorFlow had started before the CPU was split.')
 
@@ -53,20 +55,22 @@ def create_strategy(runtime):
   num_cpus = runtime.num_logical_cpu_devices
   if runtime.distribution_strategy == 'mirrored' and num_cpus > 1:
     return tf.distribute.MirroredStrategy(
-        [f'CPU:{index}' for index in range(num_cpus)])
+      [f'CPU:{index}' for index in range(num_cpus)]
+    )
   try:
     return distribute_utils.get_distribution_strategy(
-        distribution_strategy=runtime.distribution_strategy,
-        all_reduce_alg=runtime.all_reduce_alg,
-        num_gpus=runtime.num_gpus,
-        num_packs=runtime.num_packs,
-        tpu_address=runtime.tpu)
+      distribution_strategy=runtime.distribution_strategy,
+      all_reduce_alg=runtime.all_reduce_alg,
+      num_gpus=runtime.num_gpus,
+      num_packs=runtime.num_packs,
+      tpu_address=runtime.tpu,
+    )
   except (ValueError, tf.errors.OpError) as error:
     if runtime.distribution_strategy != 'tpu':
       raise
     raise errors.ConfigurationError(
-        'runtime.tpu must name a TPU that answers. Received: '
-        f'{runtime.tpu!r}: {error}. Set runtime.tpu, to \'local\' on a TPU VM.'
+      'runtime.tpu must name a TPU that answers. Received: '
+      f"{runtime.tpu!r}: {error}. Set runtime.tpu, to 'local' on a TPU VM."
     ) from error
 
 
@@ -92,12 +96,21 @@ def create_runner(params, mode, model_dir, strategy, report):
     task.train_step = tf.function(task.train_step, jit_compile=True)
   with _quiet_orbit():
     runner = train_lib.OrbitExperimentRunner(
-        strategy, task, mode, params, model_dir,
-        controller_cls=functools.partial(
-            Controller, report=report, model_dir=model_dir))
+      strategy,
+      task,
+      mode,
+      params,
+      model_dir,
+      controller_cls=functools.partial(
+        Controller, report=report, model_dir=model_dir
+      ),
+    )
   if 'train' in mode and strategy.extended.should_save_summary:
-    _add_histogram(runner.controller, runner.trainer.model,
-                   params.trainer.validation_interval)
+    _add_histogram(
+      runner.controller,
+      runner.trainer.model,
+      params.trainer.validation_interval,
+    )
   return runner
 
 
@@ -114,9 +127,10 @@ def run_loops(runner):
   except tf.errors.ResourceExhaustedError as error:
     first_line = error.message.splitlines()[0]
     raise errors.TrainingError(
-        'A step must fit into memory and a checkpoint on the disk. Received: '
-        f'{first_line} Set a smaller train_data.global_batch_size, or make '
-        'room.') from error
+      'A step must fit into memory and a checkpoint on the disk. Received: '
+      f'{first_line} Set a smaller train_data.global_batch_size, or make '
+      'room.'
+    ) from error
 
 
 class Controller(orbit.Controller):
@@ -131,8 +145,9 @@ class Controller(orbit.Controller):
 
   def __init__(self, *, report, model_dir, steps_per_loop, **kwargs):
     super().__init__(
-        steps_per_loop=lambda step: steps_per_loop - step % steps_per_loop,
-        **kwargs)
+      steps_per_loop=lambda step: steps_per_loop - step % steps_per_loop,
+      **kwargs,
+    )
     self._report = report
     self._model_dir = model_dir
     self._saved_step = self._step()
@@ -152,8 +167,8 @@ class Controller(orbit.Controller):
     """Evaluates every new checkpoint; ends with that of the last step."""
     output = None
     for checkpoint in tf.train.checkpoints_iterator(
-        self.checkpoint_manager.directory, timeout=timeout,
-        timeout_fn=timeout_fn):
+      self.checkpoint_manager.directory, timeout=timeout, timeout_fn=timeout_fn
+    ):
       # A training that goes on may delete what is being read.
       with contextlib.suppress(tf.errors.NotFoundError):
         self.restore_checkpoint(checkpoint)
@@ -166,8 +181,7 @@ class Controller(orbit.Controller):
     began = time.monotonic()
     output = super().evaluate(steps)
     self._require_examples()
-    self._report.end_validation(
-        self._step(), time.monotonic() - began, output)
+    self._report.end_validation(self._step(), time.monotonic() - began, output)
     return output
 
   def _train_n_steps(self, num_steps):
@@ -176,9 +190,10 @@ class Controller(orbit.Controller):
     self._report.begin_loop()
     actions = self.train_actions
     self.train_actions = (
-        lambda output: self._require_finite_loss(output, begin),
-        lambda output: self._report.end_loop(self._step(), num_steps, output),
-        *actions)
+      lambda output: self._require_finite_loss(output, begin),
+      lambda output: self._report.end_loop(self._step(), num_steps, output),
+      *actions,
+    )
     super()._train_n_steps(num_steps)
     self.train_actions = actions
 
@@ -201,8 +216,11 @@ class Controller(orbit.Controller):
     first = int(self.trainer.model.first_nonfinite_step.numpy())
     if first < 0 and tf.math.is_finite(loss):
       return
-    where = (f'at step {first:,}' if first >= 0
-             else f'between the steps {begin + 1:,} and {self._step():,}')
+    where = (
+      f'at step {first:,}'
+      if first >= 0
+      else f'between the steps {begin + 1:,} and {self._step():,}'
+    )
     self._stop(f'The training loss must be finite. Received: {loss} {where}.')
 
   def _require_finite_weights(self):
@@ -210,36 +228,49 @@ class Controller(orbit.Controller):
     for variable in self.trainer.model.trainable_variables:
       if not tf.reduce_all(tf.math.is_finite(variable)):
         self._stop(
-            'The weights must be finite. Received: not so in '
-            f'{variable.name} after step {self._step():,}.')
+          'The weights must be finite. Received: not so in '
+          f'{variable.name} after step {self._step():,}.'
+        )
 
   def _stop(self, what):
     checkpoint = tf.train.latest_checkpoint(self._model_dir)
-    kept = (f'The last good checkpoint is kept: {checkpoint}.' if checkpoint
-            else 'No checkpoint had been written yet.')
+    kept = (
+      f'The last good checkpoint is kept: {checkpoint}.'
+      if checkpoint
+      else 'No checkpoint had been written yet.'
+    )
     raise errors.TrainingError(
-        f'{what} {kept} Set a lower optimizer.learning_rate or more '
-        'optimizer.warmup_steps, and start again in another --model_dir.')
+      f'{what} {kept} Set a lower optimizer.learning_rate or more '
+      'optimizer.warmup_steps, and start again in another --model_dir.'
+    )
 
   def _require_examples(self):
     """A mean over no example would read as a loss of 0."""
-    counts = [float(metric.count.numpy())
-              for metric in self.evaluator.validation_metrics
-              if metric.name == 'validation_loss']
+    counts = [
+      float(metric.count.numpy())
+      for metric in self.evaluator.validation_metrics
+      if metric.name == 'validation_loss'
+    ]
     if not any(counts):
       raise errors.DataError(
-          'Validation needs at least one example with a masked token. '
-          'Received: none. Set validation_data.input_path, or a '
-          'vocabulary.path that knows its words.')
+        'Validation needs at least one example with a masked token. '
+        'Received: none. Set validation_data.input_path, or a '
+        'vocabulary.path that knows its words.'
+      )
 
 
 def _add_histogram(controller, model, interval):
   importance = model.encoder_network.token_importance
   if importance is None:
     return
-  controller.train_actions += (progress.ImportanceHistogram(
-      importance.table, controller.summary_manager.summary_writer(),
-      controller.global_step, interval),)
+  controller.train_actions += (
+    progress.ImportanceHistogram(
+      importance.table,
+      controller.summary_manager.summary_writer(),
+      controller.global_step,
+      interval,
+    ),
+  )
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ class StepCost:
     encoder: of all layers.
     head: of the masked-LM head.
   """
+
   encoder: int
   head: int
 
@@ -89,11 +90,13 @@ def _cost(task, layers) -> StepCost:
   model, data = task.model, task.train_data
   width = model.hidden_size
   return StepCost(
-      encoder=sum(
-          _layer(queries, keys, width, model.intermediate_size)
-          for queries, keys in layers),
-      head=data.max_predictions_per_seq * (
-          width * width + width * model.vocab_size))
+    encoder=sum(
+      _layer(queries, keys, width, model.intermediate_size)
+      for queries, keys in layers
+    ),
+    head=data.max_predictions_per_seq
+    * (width * width + width * model.vocab_size),
+  )
 
 
 def _layer(queries, keys, width, inner_width):

@@ -51,46 +51,65 @@ def main(arguments):
   # 2. Every rule, before anything is computed or written.
   check_configuration(params, flags)
   params.lock()
-  # 3. The devices, then the data: the first to touch TensorFlow decides them.
+  # 3. The devices, before the first operation fixes them; then the data.
   runner.configure_devices(params.runtime)
-  label_entropy = check_data(params, flags.mode)
   strategy = runner.create_strategy(params.runtime)
   configs.validate_replicas(params, strategy.num_replicas_in_sync)
+  label_entropy = check_data(params, flags.mode)
   # 4. What is about to run, on disk before the first step.
   is_chief = strategy.extended.should_save_summary
   if 'train' in flags.mode and is_chief:
     run_folder.save_configuration(params, gin_text, flags.model_dir)
   # 5. The run.
   report = progress.Report(
-      params, flags.model_dir, 'train' in flags.mode, is_chief, label_entropy)
+    params, flags.model_dir, 'train' in flags.mode, is_chief, label_entropy
+  )
   run(params, flags, strategy, report, label_entropy)
 
 
 def parse_flags(arguments):
   parser = command_line.ArgumentParser(
-      prog='python -m tokendrop_tf.train', description=__doc__)
+    prog='python -m tokendrop_tf.train', description=__doc__
+  )
   parser.add_argument(
-      '--experiment', default=experiments.PRETRAINING,
-      choices=experiments.EXPERIMENTS,
-      help='What to run (default: %(default)s).')
+    '--experiment',
+    default=experiments.PRETRAINING,
+    choices=experiments.EXPERIMENTS,
+    help='What to run (default: %(default)s).',
+  )
   parser.add_argument(
-      '--mode', default='train_and_eval', choices=MODES,
-      help='eval reads the newest checkpoint of --model_dir, continuous_eval '
-      'every new one while a training writes them (default: %(default)s).')
+    '--mode',
+    default='train_and_eval',
+    choices=MODES,
+    help='eval reads the newest checkpoint of --model_dir, continuous_eval '
+    'every new one while a training writes them (default: %(default)s).',
+  )
   parser.add_argument(
-      '--model_dir', required=True,
-      help='Folder of checkpoints, settings, metrics and TensorBoard files; '
-      'a path or gs://...')
+    '--model_dir',
+    required=True,
+    help='Folder of checkpoints, settings, metrics and TensorBoard files; '
+    'a path or gs://...',
+  )
   parser.add_argument(
-      '--gin_file', action='append', default=[], metavar='FILE',
-      help='A gin file: a path, or the name of a packaged one, such as '
-      'base_512.gin. May be repeated; later ones win.')
+    '--gin_file',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help='A gin file: a path, or the name of a packaged one, such as '
+    'base_512.gin. May be repeated; later ones win.',
+  )
   parser.add_argument(
-      '--gin_params', action='append', default=[], metavar='"A.B = C"',
-      help='gin bindings, after the files. May be repeated.')
+    '--gin_params',
+    action='append',
+    default=[],
+    metavar='"A.B = C"',
+    help='gin bindings, after the files. May be repeated.',
+  )
   parser.add_argument(
-      '--allow_gin_imports', action='store_true',
-      help='Obey import statements in gin files; they run code.')
+    '--allow_gin_imports',
+    action='store_true',
+    help='Obey import statements in gin files; they run code.',
+  )
   return parser.parse_args(arguments)
 
 
@@ -107,7 +126,8 @@ def read_configuration(flags):
   if not files and run_folder.has_configuration(flags.model_dir):
     files = [run_folder.gin_file(flags.model_dir)]
   bindings = gin_support.parse(
-      files, flags.gin_params, experiments.sections(), flags.allow_gin_imports)
+    files, flags.gin_params, experiments.sections(), flags.allow_gin_imports
+  )
   gin_support.check_macros(bindings)
   params = exp_factory.get_exp_config(flags.experiment)
   gin_support.check_all_used(bindings)
@@ -123,8 +143,11 @@ def check_configuration(params, flags):
   if 'eval' in flags.mode:
     configs.validate_validation_source(params)
   configs.resolve_vocabulary(
-      params, vocabulary_lib.Vocabulary.from_file(
-          params.task.vocabulary.path, params.task.vocabulary.lower_case))
+    params,
+    vocabulary_lib.Vocabulary.from_file(
+      params.task.vocabulary.path, params.task.vocabulary.lower_case
+    ),
+  )
   if 'train' in flags.mode:
     run_folder.check_writable(flags.model_dir)
     run_folder.check_unchanged(params, flags.model_dir)
@@ -155,32 +178,48 @@ def run(params, flags, strategy, report, label_entropy):
   """Trains or evaluates, with a block before and after."""
   began = time.monotonic()
   model_dir, mode = flags.model_dir, flags.mode
-  experiment = runner.create_runner(
-      params, mode, model_dir, strategy, report)
+  experiment = runner.create_runner(params, mode, model_dir, strategy, report)
   first_step = int(experiment.trainer.global_step.numpy())
   if 'train' in mode:
     report.begin(first_step)
-  report.show(progress.start_block(
-      params, mode, model_dir,
-      sum(variable.shape.num_elements()
-          for variable in experiment.trainer.model.trainable_variables),
-      strategy.num_replicas_in_sync, first_step, label_entropy))
+  report.show(
+    progress.start_block(
+      params,
+      mode,
+      model_dir,
+      sum(
+        variable.shape.num_elements()
+        for variable in experiment.trainer.model.trainable_variables
+      ),
+      strategy.num_replicas_in_sync,
+      first_step,
+      label_entropy,
+    )
+  )
   try:
     runner.run_loops(experiment)
   except KeyboardInterrupt:
     report.interrupt()
     raise command_line.Interrupted(_where_it_stopped(model_dir)) from None
-  report.show(progress.end_block(
-      mode, model_dir, int(experiment.trainer.global_step.numpy()),
-      time.monotonic() - began, report.last_validation, label_entropy))
+  report.show(
+    progress.end_block(
+      mode,
+      model_dir,
+      int(experiment.trainer.global_step.numpy()),
+      time.monotonic() - began,
+      report.last_validation,
+      label_entropy,
+    )
+  )
 
 
 def _where_it_stopped(model_dir):
   checkpoint = tf.train.latest_checkpoint(model_dir)
   if not checkpoint:
     return 'No checkpoint had been written yet.'
-  return (f'The last checkpoint is {checkpoint}; the same command goes on from '
-          'there.')
+  return (
+    f'The last checkpoint is {checkpoint}; the same command goes on from there.'
+  )
 
 
 def console_main():
