@@ -8,23 +8,29 @@ import pytest
 import tensorflow as tf
 
 from tokendrop_tf import (
-    command_line,
-    configs,
-    errors,
-    fill_mask,
-    run_folder,
-    train,
+  command_line,
+  configs,
+  errors,
+  fill_mask,
+  run_folder,
+  train,
 )
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 SETTINGS = (
-    'model.num_layers = 3', 'model.hidden_size = 16',
-    'model.num_attention_heads = 2', 'model.intermediate_size = 32',
-    'model.max_position_embeddings = 32', 'model.initializer_range = 0.5',
-    'train_data.seq_length = 32', 'train_data.max_predictions_per_seq = 5',
-    'token_drop.token_keep_k = 4', 'trainer.train_steps = 100',
-    'optimizer.warmup_steps = 2')
+  'model.num_layers = 3',
+  'model.hidden_size = 16',
+  'model.num_attention_heads = 2',
+  'model.intermediate_size = 32',
+  'model.max_position_embeddings = 32',
+  'model.initializer_range = 0.5',
+  'train_data.seq_length = 32',
+  'train_data.max_predictions_per_seq = 5',
+  'token_drop.token_keep_k = 4',
+  'trainer.train_steps = 100',
+  'optimizer.warmup_steps = 2',
+)
 
 
 @pytest.fixture(scope='module')
@@ -34,21 +40,33 @@ def run(tiny_corpus, tmp_path_factory) -> pathlib.Path:
   vocabulary = folder / 'vocab.txt'
   shutil.copy(tiny_corpus.vocabulary, vocabulary)
   model_dir = folder / 'model'
-  bindings = (f"vocabulary.path = '{vocabulary}'",
-              f"train_data.input_path = '{tiny_corpus.train}'",
-              f"validation_data.input_path = '{tiny_corpus.valid}'", *SETTINGS)
-  params, gin_text = train.read_configuration(train.parse_flags([
-      f'--model_dir={model_dir}',
-      *(f'--gin_params={binding}' for binding in bindings)]))
+  bindings = (
+    f"vocabulary.path = '{vocabulary}'",
+    f"train_data.input_path = '{tiny_corpus.train}'",
+    f"validation_data.input_path = '{tiny_corpus.valid}'",
+    *SETTINGS,
+  )
+  params, gin_text = train.read_configuration(
+    train.parse_flags(
+      [
+        f'--model_dir={model_dir}',
+        *(f'--gin_params={binding}' for binding in bindings),
+      ]
+    )
+  )
   configs.resolve_vocabulary(
-      params, vocabulary_lib.Vocabulary.from_file(str(vocabulary)))
+    params, vocabulary_lib.Vocabulary.from_file(str(vocabulary))
+  )
   model_dir.mkdir()
   run_folder.save_configuration(params, gin_text, str(model_dir))
   model = task_lib.TokenDropPretrainingTask(params.task).build_model()
   # Weights that a fresh model would not have by itself.
   for variable in model.trainable_variables:
-    variable.assign_add(tf.random.stateless_normal(
-        variable.shape, [len(variable.name), 1], stddev=0.1))
+    variable.assign_add(
+      tf.random.stateless_normal(
+        variable.shape, [len(variable.name), 1], stddev=0.1
+      )
+    )
   tf.train.Checkpoint(model=model).save(str(model_dir / 'ckpt'))
   return model_dir
 
@@ -65,7 +83,7 @@ def message_of(function, *arguments) -> str:
 
 
 def test_every_mask_gets_a_distribution_best_first(trained):
-  filled = fill_mask.fill_mask(trained, 'w01 [MASK] w02 [MASK] w03', 10 ** 6)
+  filled = fill_mask.fill_mask(trained, 'w01 [MASK] w02 [MASK] w03', 10**6)
   assert len(filled) == 2
   for predictions in filled:
     tokens = [token for token, _ in predictions]
@@ -84,7 +102,8 @@ def test_masks_stand_between_the_ids_of_the_text(trained):
   vocabulary = trained.vocabulary
   ids = fill_mask.encode(trained, 'w01[MASK] w02 w03 [MASK][MASK]')
   expected = vocabulary.ids_of(
-      ['[CLS]', 'w01', '[MASK]', 'w02', 'w03', '[MASK]', '[MASK]', '[SEP]'])
+    ['[CLS]', 'w01', '[MASK]', 'w02', 'w03', '[MASK]', '[MASK]', '[SEP]']
+  )
   np.testing.assert_array_equal(ids, expected)
 
 
@@ -92,17 +111,22 @@ def test_predictions_are_those_of_the_padded_sequence_in_training(trained):
   text = 'w05 w06 [MASK] w07'
   ids = fill_mask.encode(trained, text)
   padded = np.full([1, trained.seq_length], trained.vocabulary.pad_id, np.int32)
-  padded[0, :len(ids)] = ids
-  outputs = trained.model({
+  padded[0, : len(ids)] = ids
+  outputs = trained.model(
+    {
       'input_word_ids': tf.constant(padded),
       'input_mask': tf.cast(padded != trained.vocabulary.pad_id, tf.int32),
       'input_type_ids': tf.zeros_like(padded),
-      'masked_lm_positions': tf.constant([[3]])}, training=False)
+      'masked_lm_positions': tf.constant([[3]]),
+    },
+    training=False,
+  )
   expected = tf.nn.softmax(outputs['mlm_logits'][0, 0]).numpy()
-  [predictions] = fill_mask.fill_mask(trained, text, 10 ** 6)
+  [predictions] = fill_mask.fill_mask(trained, text, 10**6)
   for token, value in predictions:
     assert value == pytest.approx(
-        expected[trained.vocabulary.id_of(token)], abs=1e-5)
+      expected[trained.vocabulary.id_of(token)], abs=1e-5
+    )
 
 
 def test_nothing_is_dropped_whatever_the_table_says(run):
@@ -121,13 +145,15 @@ def test_weights_come_from_the_newest_checkpoint(run, trained, tmp_path):
   bias = trained.model.masked_lm.trainable_variables[-1]
   old = bias.numpy()
   bias.assign_add(tf.ones_like(bias) * 5.0)
-  tf.train.CheckpointManager(
-      checkpoint, str(copy), max_to_keep=3).save(checkpoint_number=7)
+  tf.train.CheckpointManager(checkpoint, str(copy), max_to_keep=3).save(
+    checkpoint_number=7
+  )
   bias.assign(old)
   again = fill_mask.load_trained_model(str(copy))
   assert again.checkpoint.endswith('ckpt-7')
   np.testing.assert_allclose(
-      again.model.masked_lm.trainable_variables[-1], old + 5.0)
+    again.model.masked_lm.trainable_variables[-1], old + 5.0
+  )
 
 
 def test_text_without_mask_is_refused_before_the_model_is_loaded(tmp_path):
@@ -180,18 +206,25 @@ def test_another_vocabulary_is_refused(run, tmp_path):
 
 def test_command_prints_a_line_per_mask(run, capsys):
   with pytest.raises(SystemExit) as ended:
-    command_line.run_main(fill_mask.main, [
-        f'--model_dir={run}', '--top_n=2', 'w01 [MASK]', '[MASK] w02 [MASK]'])
+    command_line.run_main(
+      fill_mask.main,
+      [f'--model_dir={run}', '--top_n=2', 'w01 [MASK]', '[MASK] w02 [MASK]'],
+    )
   assert ended.value.code == 0
   lines = capsys.readouterr().out.splitlines()
   assert [line for line in lines if not line.startswith('  ')] == [
-      'w01 [MASK]', '[MASK] w02 [MASK]']
+    'w01 [MASK]',
+    '[MASK] w02 [MASK]',
+  ]
   assert [line.split(':')[0].strip() for line in lines[3:]] == [
-      '[MASK] 1', '[MASK] 2']
+    '[MASK] 1',
+    '[MASK] 2',
+  ]
   assert all(line.count('%') == 2 for line in (lines[1], *lines[3:]))
 
 
 def test_asking_for_no_token_is_refused():
   message = message_of(
-      fill_mask.main, ['--model_dir=x', '--top_n=0', 'a [MASK]'])
+    fill_mask.main, ['--model_dir=x', '--top_n=0', 'a [MASK]']
+  )
   assert message.endswith('Set a larger --top_n.')

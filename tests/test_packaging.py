@@ -28,29 +28,48 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     shutil.copy(ROOT / name, source)
   for name in ('tokendrop_tf', 'gin_configs', 'tests', 'tools'):
     shutil.copytree(
-        ROOT / name, source / name,
-        ignore=shutil.ignore_patterns('__pycache__'))
+      ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__')
+    )
   subprocess.run(
-      [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
-       '--no-index', '--no-build-isolation', '--wheel-dir', str(folder),
-       str(source)],
-      check=True, capture_output=True)
+    [
+      sys.executable,
+      '-m',
+      'pip',
+      'wheel',
+      '--quiet',
+      '--no-deps',
+      '--no-index',
+      '--no-build-isolation',
+      '--wheel-dir',
+      str(folder),
+      str(source),
+    ],
+    check=True,
+    capture_output=True,
+  )
   [path] = folder.glob('*.whl')
   with zipfile.ZipFile(path) as archive:
     yield archive
 
 
 def metadata(wheel, name) -> str:
-  [path] = [path for path in wheel.namelist()
-            if re.search(rf'\.dist-info/(licenses/)?{name}$', path)]
+  [path] = [
+    path
+    for path in wheel.namelist()
+    if re.search(rf'\.dist-info/(licenses/)?{name}$', path)
+  ]
   return wheel.read(path).decode()
 
 
 def test_wheel_holds_every_module_and_gin_file_and_nothing_else(wheel):
-  modules = {str(path.relative_to(ROOT))
-             for path in (ROOT / 'tokendrop_tf').rglob('*.py')}
-  gin_files = {f'tokendrop_tf/{path.relative_to(ROOT)}'
-               for path in (ROOT / 'gin_configs').rglob('*.gin')}
+  modules = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / 'tokendrop_tf').rglob('*.py')
+  }
+  gin_files = {
+    f'tokendrop_tf/{path.relative_to(ROOT)}'
+    for path in (ROOT / 'gin_configs').rglob('*.gin')
+  }
   assert len(gin_files) > 5
   packed = {path for path in wheel.namelist() if '.dist-info/' not in path}
   assert packed == modules | gin_files
@@ -60,8 +79,12 @@ def test_console_scripts_name_functions_that_exist(wheel):
   text = metadata(wheel, 'entry_points.txt')
   scripts = dict(re.findall(r'^(\S+) = (\S+)$', text, re.M))
   assert sorted(scripts) == [
-      'tokendrop-build-vocab', 'tokendrop-create-pretraining-data',
-      'tokendrop-fill-mask', 'tokendrop-quickstart', 'tokendrop-train']
+    'tokendrop-build-vocab',
+    'tokendrop-create-pretraining-data',
+    'tokendrop-fill-mask',
+    'tokendrop-quickstart',
+    'tokendrop-train',
+  ]
   for target in scripts.values():
     module, function = target.split(':')
     assert callable(getattr(importlib.import_module(module), function)), target
@@ -72,8 +95,11 @@ def test_tools_are_thin_over_the_package():
   assert tools
   for tool in tools:
     tree = ast.parse(tool.read_text(encoding='utf-8'))
-    defined = [node for node in tree.body
-               if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    defined = [
+      node
+      for node in tree.body
+      if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
     assert not defined, tool.name
 
 
@@ -86,16 +112,21 @@ def test_wheel_asks_for_the_supported_pythons_and_its_own_licence(wheel):
 
 def constraints() -> list[requirements.Requirement]:
   text = (ROOT / 'constraints.txt').read_text(encoding='utf-8')
-  return [requirements.Requirement(line) for line in text.splitlines()
-          if line and not line.startswith('#')]
+  return [
+    requirements.Requirement(line)
+    for line in text.splitlines()
+    if line and not line.startswith('#')
+  ]
 
 
 @pytest.mark.parametrize('python_version', PYTHON_VERSIONS)
 def test_one_pin_of_every_requirement_fits_each_python(wheel, python_version):
   environment = {
-      'python_version': python_version,
-      'python_full_version': f'{python_version}.5',
-      'sys_platform': 'linux', 'platform_system': 'Linux', 'extra': 'dev',
+    'python_version': python_version,
+    'python_full_version': f'{python_version}.5',
+    'sys_platform': 'linux',
+    'platform_system': 'Linux',
+    'extra': 'dev',
   }
   pins = {}
   for pin in constraints():
@@ -104,8 +135,9 @@ def test_one_pin_of_every_requirement_fits_each_python(wheel, python_version):
       assert name not in pins, f'{name} is pinned twice.'
       pins[name] = pin.specifier
   fields = email.message_from_string(metadata(wheel, 'METADATA'))
-  required = [requirements.Requirement(text)
-              for text in fields.get_all('Requires-Dist')]
+  required = [
+    requirements.Requirement(text) for text in fields.get_all('Requires-Dist')
+  ]
   assert len(required) > 10
   for requirement in required:
     [pin] = pins[utils.canonicalize_name(requirement.name)]
@@ -114,8 +146,13 @@ def test_one_pin_of_every_requirement_fits_each_python(wheel, python_version):
 
 
 def test_no_installation_file_names_a_registry():
-  for name in ('constraints.txt', 'pyproject.toml', 'setup.py', 'Makefile',
-               '.ci/run'):
+  for name in (
+    'constraints.txt',
+    'pyproject.toml',
+    'setup.py',
+    'Makefile',
+    '.ci/run',
+  ):
     text = (ROOT / name).read_text(encoding='utf-8')
     assert '://' not in text, name
     assert 'index-url' not in text, name
@@ -123,8 +160,9 @@ def test_no_installation_file_names_a_registry():
 
 def test_continuous_integration_runs_make_test_alone():
   lines = (ROOT / '.ci' / 'run').read_text(encoding='utf-8').splitlines()
-  commands = [line for line in lines
-              if line and not line.startswith(('#', 'set ', 'cd '))]
+  commands = [
+    line for line in lines if line and not line.startswith(('#', 'set ', 'cd '))
+  ]
   assert commands == ['make test']
 
 
@@ -140,8 +178,12 @@ def checkout(tmp_path) -> pathlib.Path:
 
 def run_make(checkout, *arguments) -> subprocess.CompletedProcess:
   return subprocess.run(
-      ['make', *arguments], cwd=checkout, capture_output=True, text=True,
-      check=False)
+    ['make', *arguments],
+    cwd=checkout,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
 
 
 def fake_python(checkout, script) -> str:
@@ -162,8 +204,10 @@ def test_make_says_what_to_do_without_a_fitting_python(checkout):
 
 
 def test_make_shows_why_an_installation_failed(checkout):
-  pip = ('case "$*" in *--version*) exit 0;; esac\n'
-         'echo lots of progress; echo ERROR: disk full >&2; exit 1')
+  pip = (
+    'case "$*" in *--version*) exit 0;; esac\n'
+    'echo lots of progress; echo ERROR: disk full >&2; exit 1'
+  )
   (checkout / '.venv' / 'bin').mkdir(parents=True)
   shutil.move(fake_python(checkout, pip), checkout / '.venv' / 'bin' / 'python')
   result = run_make(checkout, 'install')
@@ -174,11 +218,11 @@ def test_make_shows_why_an_installation_failed(checkout):
 
 
 def test_make_installs_once_and_again_when_the_pins_change(checkout):
-  record = ('case "$*" in *--version*) exit 0;; esac\n'
-            'echo "$@" >> calls.txt')
+  record = 'case "$*" in *--version*) exit 0;; esac\necho "$@" >> calls.txt'
   (checkout / '.venv' / 'bin').mkdir(parents=True)
   shutil.move(
-      fake_python(checkout, record), checkout / '.venv' / 'bin' / 'python')
+    fake_python(checkout, record), checkout / '.venv' / 'bin' / 'python'
+  )
   calls = checkout / 'calls.txt'
   assert run_make(checkout, 'install').returncode == 0
   first = calls.read_text()
@@ -195,10 +239,16 @@ def test_make_installs_once_and_again_when_the_pins_change(checkout):
 
 
 def test_asking_for_the_version_loads_no_tensorflow():
-  code = ('import sys, tokendrop_tf; '
-          'print(tokendrop_tf.__version__, "tensorflow" in sys.modules)')
+  code = (
+    'import sys, tokendrop_tf; '
+    'print(tokendrop_tf.__version__, "tensorflow" in sys.modules)'
+  )
   printed = subprocess.run(
-      [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
-      check=True).stdout.split()
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.split()
   assert re.fullmatch(r'\d+\.\d+\.\d+', printed[0])
   assert printed[1] == 'False'

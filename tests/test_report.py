@@ -14,37 +14,58 @@ VOID = {'meta', 'line', 'polyline'}
 
 def make_summary(**second):
   arm = {
-      'name': 'plain', 'model_dir': 'runs/plain', 'steps': 1000,
-      'tokens': 2048000, 'seconds_per_step': 0.25, 'train_seconds': 250.0,
-      'validation_loss': 5.5, 'validation_accuracy': 0.2,
-      'validation_loss_dropping': None, 'full_sequence_gap': None,
-      'nats_learned': 0.5}
-  other = {**arm, 'name': 'token_dropping', 'seconds_per_step': 0.2,
-           'validation_loss_dropping': 5.4, 'full_sequence_gap': 0.1, **second}
-  return {'unigram_entropy': ENTROPY, 'arms': [arm, other],
-          'ratios': {'seconds_per_step': 0.8}}
+    'name': 'plain',
+    'model_dir': 'runs/plain',
+    'steps': 1000,
+    'tokens': 2048000,
+    'seconds_per_step': 0.25,
+    'train_seconds': 250.0,
+    'validation_loss': 5.5,
+    'validation_accuracy': 0.2,
+    'validation_loss_dropping': None,
+    'full_sequence_gap': None,
+    'nats_learned': 0.5,
+  }
+  other = {
+    **arm,
+    'name': 'token_dropping',
+    'seconds_per_step': 0.2,
+    'validation_loss_dropping': 5.4,
+    'full_sequence_gap': 0.1,
+    **second,
+  }
+  return {
+    'unigram_entropy': ENTROPY,
+    'context_free_loss': 5.5,
+    'arms': [arm, other],
+    'ratios': {'seconds_per_step': 0.8},
+  }
 
 
 def make_report(**changes):
   content = report.Report(
-      summary=make_summary(),
-      verdict=('Token dropping took 20% less time.',),
-      caveats=('One seed.',),
-      curves=(
-          report.Curve('plain', ((10.0, 7.0), (20.0, 5.8), (30.0, 5.5)),
-                       'plain'),
-          report.Curve('dropping', ((8.0, 7.1), (16.0, 5.9), (24.0, 5.6)),
-                       'dropping')),
-      table_note='A note.',
-      dropped_first=(report.TokenScore('the', 2.0, 900),),
-      kept_longest=(report.TokenScore('zebra', 8.0, 30),),
-      scatter=(report.TokenScore('the', 2.0, 900),
-               report.TokenScore('zebra', 8.0, 30)),
-      passage_note='Another note.',
-      passages=(report.Passage((('a', True), ('zebra', False))),),
-      filled=(report.FilledSentence('A [MASK].', ((('dog', 0.5),),), 'cat'),),
-      facts=(('Settings', (('seed', '0'),)),),
-      commands=(('Again:', 'make quickstart'),))
+    summary=make_summary(),
+    verdict=('Token dropping took 20% less time.',),
+    caveats=('One seed.',),
+    curves=(
+      report.Curve('plain', ((10.0, 7.0), (20.0, 5.8), (30.0, 5.5)), 'plain'),
+      report.Curve(
+        'dropping', ((8.0, 7.1), (16.0, 5.9), (24.0, 5.6)), 'dropping'
+      ),
+    ),
+    table_note='A note.',
+    dropped_first=(report.TokenScore('the', 2.0, 900),),
+    kept_longest=(report.TokenScore('zebra', 8.0, 30),),
+    scatter=(
+      report.TokenScore('the', 2.0, 900),
+      report.TokenScore('zebra', 8.0, 30),
+    ),
+    passage_note='Another note.',
+    passages=(report.Passage((('a', True), ('zebra', False))),),
+    filled=(report.FilledSentence('A [MASK].', ((('dog', 0.5),),), 'cat'),),
+    facts=(('Settings', (('seed', '0'),)),),
+    commands=(('Again:', 'make quickstart'),),
+  )
   return dataclasses.replace(content, **changes)
 
 
@@ -89,27 +110,47 @@ def test_page_is_well_formed_and_asks_for_nothing_outside():
 
 def test_page_holds_every_part_that_was_given():
   text = ' '.join(Outline(report.render(make_report())).text)
-  for part in ('20% less time', 'One seed.', 'unigram entropy', 'the', 'zebra',
-               'Another note.', '[MASK]', 'dog', '50.0%', 'cat', 'seed',
-               'make quickstart', '0.800'):
+  for part in (
+    '20% less time',
+    'One seed.',
+    'unigram entropy',
+    'the',
+    'zebra',
+    'Another note.',
+    '[MASK]',
+    'dog',
+    '50.0%',
+    'cat',
+    'seed',
+    'make quickstart',
+    '0.800',
+  ):
     assert part in text, part
 
 
 def test_text_of_the_corpus_is_never_markup():
   evil = '<script>alert("&")</script>'
-  page = report.render(make_report(
+  page = report.render(
+    make_report(
       passages=(report.Passage(((evil, True), (evil, False))),),
       dropped_first=(report.TokenScore(evil, 1.0, 1),),
-      filled=(report.FilledSentence(evil, (((evil, 0.5),),), evil),)))
+      filled=(report.FilledSentence(evil, (((evil, 0.5),),), evil),),
+    )
+  )
   outline = Outline(page)
   assert outline.open == []
   assert 'script' not in outline.tags
 
 
 def test_without_a_table_the_page_says_why_and_lists_no_tokens():
-  page = report.render(make_report(
-      dropped_first=(), kept_longest=(), scatter=(),
-      table_note='There is no table.'))
+  page = report.render(
+    make_report(
+      dropped_first=(),
+      kept_longest=(),
+      scatter=(),
+      table_note='There is no table.',
+    )
+  )
   assert 'There is no table.' in page
   assert 'Kept longest' not in page
 
@@ -121,23 +162,30 @@ def points_of(svg, style):
 
 def test_curves_share_their_axes():
   curves = (
-      report.Curve('a', ((10.0, 6.5), (20.0, 5.0)), 'plain'),
-      report.Curve('b', ((10.0, 6.0), (20.0, 5.0), (40.0, 5.5)), 'dropping'))
-  svg = report.loss_chart(curves, entropy=6.0, width=700, height=300)
+    report.Curve('a', ((10.0, 6.5), (20.0, 5.0)), 'plain'),
+    report.Curve('b', ((10.0, 6.0), (20.0, 5.0), (40.0, 5.5)), 'dropping'),
+  )
+  svg = report.loss_chart(
+    curves, entropy=6.0, context_free_loss=5.5, width=700, height=300
+  )
   first, second = points_of(svg, 'plain'), points_of(svg, 'dropping')
   assert first[1] == second[1]
   assert second[2][0] - second[1][0] == pytest.approx(
-      2 * (second[1][0] - second[0][0]), abs=0.2)
+    2 * (second[1][0] - second[0][0]), abs=0.2
+  )
   # Down the page is down in loss, in proportion.
   assert second[2][1] - second[0][1] == pytest.approx(
-      second[1][1] - second[2][1], abs=0.2)
+    second[1][1] - second[2][1], abs=0.2
+  )
   entropy = float(re.search(r'class="entropy"[^>]* y1="([\d.]+)"', svg)[1])
   assert entropy == pytest.approx(second[0][1], abs=0.1)
 
 
 def test_a_high_first_loss_leaves_room_for_the_others():
   curve = report.Curve('a', ((1.0, 60.0), (2.0, 5.9), (3.0, 5.0)), 'plain')
-  svg = report.loss_chart((curve,), entropy=6.0, width=700, height=300)
+  svg = report.loss_chart(
+    (curve,), entropy=6.0, context_free_loss=5.5, width=700, height=300
+  )
   (_, above), (_, upper), (_, lower) = points_of(svg, 'plain')
   assert above < 0
   assert 0 < upper < lower < 300
@@ -146,19 +194,24 @@ def test_a_high_first_loss_leaves_room_for_the_others():
 
 def test_a_run_that_learns_nothing_stays_in_view():
   curve = report.Curve('a', ((1.0, 6.50), (2.0, 6.45), (3.0, 6.44)), 'plain')
-  svg = report.loss_chart((curve,), entropy=6.0, width=700, height=300)
+  svg = report.loss_chart(
+    (curve,), entropy=6.0, context_free_loss=5.5, width=700, height=300
+  )
   for _, y in points_of(svg, 'plain')[1:]:
     assert 0 < y < 300
 
 
 def test_a_single_validation_makes_a_chart():
   curve = report.Curve('a', ((10.0, 6.0),), 'plain')
-  svg = report.loss_chart((curve,), entropy=6.0, width=700, height=300)
+  svg = report.loss_chart(
+    (curve,), entropy=6.0, context_free_loss=5.5, width=700, height=300
+  )
   assert len(points_of(svg, 'plain')) == 1
 
 
 @pytest.mark.parametrize(
-    ('low', 'high', 'count'), [(0.0, 9.0, 4), (5.02, 6.31, 5), (0.0, 3e5, 6)])
+  ('low', 'high', 'count'), [(0.0, 9.0, 4), (5.02, 6.31, 5), (0.0, 3e5, 6)]
+)
 def test_ticks_are_round_even_and_inside(low, high, count):
   ticks = report.nice_ticks(low, high, count)
   assert 2 <= len(ticks) <= count + 2
@@ -170,29 +223,41 @@ def test_ticks_are_round_even_and_inside(low, high, count):
 
 
 def test_labels_of_dots_never_lie_on_each_other():
-  tokens = [report.TokenScore(f'token{i}', 5.0 + 0.01 * i, 100 + i)
-            for i in range(200)]
+  tokens = [
+    report.TokenScore(f'token{i}', 5.0 + 0.01 * i, 100 + i) for i in range(200)
+  ]
   svg = report.importance_chart(tokens, width=700, height=300, num_labels=40)
   places = [
-      (float(x), float(y)) for x, y in
-      re.findall(r'class="dot-label" x="([\d.]+)" y="([\d.]+)"', svg)]
+    (float(x), float(y))
+    for x, y in re.findall(r'class="dot-label" x="([\d.]+)" y="([\d.]+)"', svg)
+  ]
   assert 2 <= len(places) < 40
   for i, (x, y) in enumerate(places):
-    for other_x, other_y in places[i + 1:]:
+    for other_x, other_y in places[i + 1 :]:
       assert abs(x - other_x) > 40 or abs(y - other_y) >= 18
 
 
 def test_passages_join_word_pieces_and_mark_what_is_dropped():
-  passage = report.Passage((
-      ('un', True), ('##break', True), ('##able', False), ('(', False),
-      ('x', True), (')', True), ('.', True), ('##', True)))
-  assert report.passage_html(passage) == (
-      'unbreak<s>able (</s>x). ##')
+  passage = report.Passage(
+    (
+      ('un', True),
+      ('##break', True),
+      ('##able', False),
+      ('(', False),
+      ('x', True),
+      (')', True),
+      ('.', True),
+      ('##', True),
+    )
+  )
+  assert report.passage_html(passage) == ('unbreak<s>able (</s>x). ##')
 
 
 def test_passage_starting_in_the_middle_of_a_word_keeps_its_marks():
-  assert report.passage_html(report.Passage((('##ed', False), ('.', False)))
-                             ) == '<s>##ed.</s>'
+  assert (
+    report.passage_html(report.Passage((('##ed', False), ('.', False))))
+    == '<s>##ed.</s>'
+  )
 
 
 def test_terminal_table_is_aligned_and_shows_what_is_missing():

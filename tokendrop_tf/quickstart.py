@@ -30,13 +30,13 @@ from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 import tensorflow as tf
 
 from tokendrop_tf import (
-    configs,
-    errors,
-    fill_mask,
-    progress,
-    quickstart_results,
-    report,
-    train,
+  configs,
+  errors,
+  fill_mask,
+  progress,
+  quickstart_results,
+  report,
+  train,
 )
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import build_vocab, checks, loader, text_files
@@ -50,8 +50,8 @@ VOCAB_SIZE = 2048
 HELD_OUT_DOCUMENTS = 50
 # Name of an arm, and what it binds beside what both share.
 ARMS = {
-    'plain': ("token_drop.policy = 'none'",),
-    'token_dropping': (),
+  'plain': ("token_drop.policy = 'none'",),
+  'token_dropping': (),
 }
 
 NUM_VALIDATIONS = 6
@@ -81,6 +81,7 @@ class Plan:
     validation_batches: batches per validation.
     seed: of weights, masks and order.
   """
+
   corpus: str
   minutes: float
   steps: int
@@ -134,33 +135,48 @@ def main(arguments: list[str]) -> int | None:
 def _parse(arguments):
   parser = command_line.ArgumentParser(description=__doc__)
   parser.add_argument(
-      '--corpus', default='',
-      help='Comma-separated files or globs, .txt or .txt.gz. Default: the '
-      'embedded text.')
+    '--corpus',
+    default='',
+    help='Comma-separated files or globs, .txt or .txt.gz. Default: the '
+    'embedded text.',
+  )
   parser.add_argument(
-      '--output', default=DEFAULT_OUTPUT,
-      help='Folder for everything. Default %(default)s.')
+    '--output',
+    default=DEFAULT_OUTPUT,
+    help='Folder for everything. Default %(default)s.',
+  )
   parser.add_argument(
-      '--minutes', type=float, default=None,
-      help=f'Time for everything. Default: {MINUTES_VARIABLE}, or '
-      f'{DEFAULT_MINUTES:g}.')
+    '--minutes',
+    type=float,
+    default=None,
+    help=f'Time for everything. Default: {MINUTES_VARIABLE}, or '
+    f'{DEFAULT_MINUTES:g}.',
+  )
   parser.add_argument(
-      '--steps', type=int, default=None,
-      help='Train steps of each arm, instead of as many as fit.')
+    '--steps',
+    type=int,
+    default=None,
+    help='Train steps of each arm, instead of as many as fit.',
+  )
   parser.add_argument(
-      '--seed', type=int, default=0,
-      help='Of weights, masks and order. Default %(default)s.')
+    '--seed',
+    type=int,
+    default=0,
+    help='Of weights, masks and order. Default %(default)s.',
+  )
   flags = parser.parse_args(arguments)
   flags.minutes = _minutes(flags)
   flags.corpus = absolute_globs(flags.corpus)
   if flags.steps is not None and flags.steps < LEAST_STEPS:
     raise errors.ConfigurationError(
-        f'An arm needs at least {LEAST_STEPS} steps. Received: '
-        f'--steps={flags.steps}. Set a larger --steps.')
+      f'An arm needs at least {LEAST_STEPS} steps. Received: '
+      f'--steps={flags.steps}. Set a larger --steps.'
+    )
   if os.path.isfile(flags.output):
     raise errors.ConfigurationError(
-        'OUTPUT must be a folder. Received: '
-        f'{flags.output}, which is a file. Set another OUTPUT.')
+      'OUTPUT must be a folder. Received: '
+      f'{flags.output}, which is a file. Set another OUTPUT.'
+    )
   return flags
 
 
@@ -173,12 +189,14 @@ def _minutes(flags) -> float:
       minutes = float(text)
     except ValueError as error:
       raise errors.ConfigurationError(
-          f'{MINUTES_VARIABLE} must be a number of minutes. Received: '
-          f'{text!r}. Set {MINUTES_VARIABLE}, e.g. to 30.') from error
+        f'{MINUTES_VARIABLE} must be a number of minutes. Received: '
+        f'{text!r}. Set {MINUTES_VARIABLE}, e.g. to 30.'
+      ) from error
   if not 0.0 < minutes < 1e6:
     raise errors.ConfigurationError(
-        f'{MINUTES_VARIABLE} must be above 0. Received: {minutes:g}. Set '
-        f'{MINUTES_VARIABLE}, e.g. to 30.')
+      f'{MINUTES_VARIABLE} must be above 0. Received: {minutes:g}. Set '
+      f'{MINUTES_VARIABLE}, e.g. to 30.'
+    )
   return minutes
 
 
@@ -186,8 +204,11 @@ def absolute_globs(text: str) -> str:
   """Returns comma-separated globs that mean the same in any folder."""
   globs = [part.strip() for part in text.split(',') if part.strip()]
   return ','.join(
-      part if text_files.is_remote(part)
-      else os.path.abspath(os.path.expanduser(part)) for part in globs)
+    part
+    if text_files.is_remote(part)
+    else os.path.abspath(os.path.expanduser(part))
+    for part in globs
+  )
 
 
 def say(text: str) -> None:
@@ -197,9 +218,10 @@ def say(text: str) -> None:
 def _introduction(flags) -> str:
   text = flags.corpus or 'the documentation strings of the installed packages'
   return (
-      'Pretrains BERT twice on the same text, plainly and with token '
-      f'dropping.\n  text    {text}\n  output  {flags.output}\n'
-      f'  time    about {flags.minutes:g} minutes')
+    'Pretrains BERT twice on the same text, plainly and with token '
+    f'dropping.\n  text    {text}\n  output  {flags.output}\n'
+    f'  time    about {flags.minutes:g} minutes'
+  )
 
 
 def _path(flags, *names) -> str:
@@ -223,8 +245,9 @@ def check_corpus(corpus: str) -> None:
   if not corpus:
     return
   try:
-    checks.check_text(configs.PretrainingDataConfig(
-        is_training=True, input_path=corpus))
+    checks.check_text(
+      configs.PretrainingDataConfig(is_training=True, input_path=corpus)
+    )
   except errors.DataError as error:
     message = str(error).replace('train_data.input_path', 'CORPUS')
     raise errors.DataError(message) from error
@@ -244,19 +267,27 @@ def read_plan(flags) -> Plan | None:
       plan = Plan(**json.load(file))
   except (ValueError, TypeError) as error:
     raise errors.ConfigurationError(
-        f'{path} must be as the quickstart wrote it. Received: {error}. Remove '
-        f'{flags.output}, or set another OUTPUT.') from error
-  asked = {'corpus': flags.corpus, 'minutes': flags.minutes,
-           'seed': flags.seed, 'steps': flags.steps}
+      f'{path} must be as the quickstart wrote it. Received: {error}. Remove '
+      f'{flags.output}, or set another OUTPUT.'
+    ) from error
+  asked = {
+    'corpus': flags.corpus,
+    'minutes': flags.minutes,
+    'seed': flags.seed,
+    'steps': flags.steps,
+  }
   differences = [
-      f'  {name}: {getattr(plan, name)!r} there, {value!r} now'
-      for name, value in asked.items()
-      if value is not None and getattr(plan, name) != value]
+    f'  {name}: {getattr(plan, name)!r} there, {value!r} now'
+    for name, value in asked.items()
+    if value is not None and getattr(plan, name) != value
+  ]
   if differences:
     raise errors.ConfigurationError(
-        'A quickstart goes on only with what it began with. '
-        f'{flags.output} has another one:\n' + '\n'.join(differences)
-        + '\nSet another OUTPUT, or remove the folder.')
+      'A quickstart goes on only with what it began with. '
+      f'{flags.output} has another one:\n'
+      + '\n'.join(differences)
+      + '\nSet another OUTPUT, or remove the folder.'
+    )
   say(f'Going on in {flags.output}.')
   return plan
 
@@ -265,16 +296,23 @@ def build_vocabulary(flags) -> None:
   """Trains the vocabulary, unless it is there already."""
   path = _path(flags, 'vocab.txt')
   if os.path.exists(path) and os.path.exists(
-      vocabulary_lib.counts_path_for(path)):
+    vocabulary_lib.counts_path_for(path)
+  ):
     say(f'{path} is there already.')
     return
   if not flags.corpus:
-    say('Reading the documentation strings of the installed packages; the '
-        'first time takes half a minute.')
-  build_vocab.main([
-      f'--input={flags.corpus}', f'--output={path}',
+    say(
+      'Reading the documentation strings of the installed packages; the '
+      'first time takes half a minute.'
+    )
+  build_vocab.main(
+    [
+      f'--input={flags.corpus}',
+      f'--output={path}',
       f'--vocab_size={VOCAB_SIZE}',
-      f'--held_out_documents={HELD_OUT_DOCUMENTS}'])
+      f'--held_out_documents={HELD_OUT_DOCUMENTS}',
+    ]
+  )
 
 
 def make_plan(flags, began: float) -> Plan:
@@ -285,28 +323,43 @@ def make_plan(flags, began: float) -> Plan:
     began: when the quickstart began, by `time.monotonic`.
   """
   plan = Plan(
-      corpus=flags.corpus, minutes=flags.minutes, steps=flags.steps or 1000,
-      steps_from='as asked for', validation_batches=1, seed=flags.seed)
+    corpus=flags.corpus,
+    minutes=flags.minutes,
+    steps=flags.steps or 1000,
+    steps_from='as asked for',
+    validation_batches=1,
+    seed=flags.seed,
+  )
   params = read_params(flags, plan, 'plain')
   plan = dataclasses.replace(
-      plan, validation_batches=_count_validation_batches(params.task))
+    plan, validation_batches=_count_validation_batches(params.task)
+  )
   if flags.steps:
     return plan
   seconds_per_step, startup = time_train_step(params)
   left = 60.0 * flags.minutes - (time.monotonic() - began)
   steps = fitting_steps(
-      left, seconds_per_step, startup, validation_steps=plan.validation_batches
-      * params.task.validation_data.global_batch_size
-      / params.task.train_data.global_batch_size)
+    left,
+    seconds_per_step,
+    startup,
+    validation_steps=plan.validation_batches
+    * params.task.validation_data.global_batch_size
+    / params.task.train_data.global_batch_size,
+  )
   return dataclasses.replace(
-      plan, steps=steps,
-      steps_from=f'what fits into {flags.minutes:g} minutes at '
-      f'{seconds_per_step:.3f} s for a plain step on this machine')
+    plan,
+    steps=steps,
+    steps_from=f'what fits into {flags.minutes:g} minutes at '
+    f'{seconds_per_step:.3f} s for a plain step on this machine',
+  )
 
 
 def fitting_steps(
-    seconds: float, seconds_per_step: float, startup: float,
-    validation_steps: float) -> int:
+  seconds: float,
+  seconds_per_step: float,
+  startup: float,
+  validation_steps: float,
+) -> int:
   """Returns how many steps of each arm fit into a time.
 
   Args:
@@ -320,8 +373,11 @@ def fitting_steps(
   """
   validation = _FORWARD_SHARE * validation_steps * seconds_per_step
   # The dropping arm validates twice: full, and with dropping.
-  spent = (2 * (startup + _LOAD_SECONDS) + _RESULT_SECONDS
-           + NUM_VALIDATIONS * validation * (1.0 + 2.0))
+  spent = (
+    2 * (startup + _LOAD_SECONDS)
+    + _RESULT_SECONDS
+    + NUM_VALIDATIONS * validation * (1.0 + 2.0)
+  )
   usable = max(_USABLE_SHARE * (seconds - spent), 0.0)
   steps = int(usable / (seconds_per_step * (1.0 + _DROPPING_SHARE)))
   unit = 50 if steps >= 400 else 10
@@ -350,8 +406,9 @@ def time_train_step(params) -> tuple[float, float]:
   model = task.build_model()
   optimizer = task.create_optimizer(params.trainer.optimizer_config)
   metrics = task.build_metrics(training=True)
-  batch = next(iter(
-      loader.load_dataset(params.task.train_data, params.task.vocabulary)))
+  batch = next(
+    iter(loader.load_dataset(params.task.train_data, params.task.vocabulary))
+  )
   step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics))
   _timed(step)
   startup = time.monotonic() - began
@@ -372,21 +429,23 @@ def _timed(step) -> float:
 def arm_arguments(flags, plan: Plan, name: str) -> list[str]:
   """Returns the launcher's arguments for an arm, short of the defaults."""
   bindings = [
-      f"VOCABULARY = '{os.path.abspath(_path(flags, 'vocab.txt'))}'",
-      f'TRAIN_DATA = {plan.corpus!r}',
-      f'train_data.held_out_documents = {HELD_OUT_DOCUMENTS}',
-      f'trainer.train_steps = {plan.steps}',
-      f'trainer.steps_per_loop = {plan.steps_per_loop}',
-      f'trainer.validation_interval = {plan.validation_interval}',
-      f'trainer.validation_steps = {plan.validation_batches}',
-      f'trainer.checkpoint_interval = {plan.validation_interval}',
-      f'optimizer.warmup_steps = {plan.steps // 10}',
-      f'pretraining.seed = {plan.seed}',
-      *ARMS[name],
+    f"VOCABULARY = '{os.path.abspath(_path(flags, 'vocab.txt'))}'",
+    f'TRAIN_DATA = {plan.corpus!r}',
+    f'train_data.held_out_documents = {HELD_OUT_DOCUMENTS}',
+    f'trainer.train_steps = {plan.steps}',
+    f'trainer.steps_per_loop = {plan.steps_per_loop}',
+    f'trainer.validation_interval = {plan.validation_interval}',
+    f'trainer.validation_steps = {plan.validation_batches}',
+    f'trainer.checkpoint_interval = {plan.validation_interval}',
+    f'optimizer.warmup_steps = {plan.steps // 10}',
+    f'pretraining.seed = {plan.seed}',
+    *ARMS[name],
   ]
-  return [f'--gin_file={GIN_FILE}',
-          *(f'--gin_params={binding}' for binding in bindings),
-          f'--model_dir={_path(flags, name)}']
+  return [
+    f'--gin_file={GIN_FILE}',
+    *(f'--gin_params={binding}' for binding in bindings),
+    f'--model_dir={_path(flags, name)}',
+  ]
 
 
 def read_params(flags, plan: Plan, name: str):
@@ -395,8 +454,11 @@ def read_params(flags, plan: Plan, name: str):
   params, _ = train.read_configuration(launcher_flags)
   configs.validate_experiment(params)
   configs.resolve_vocabulary(
-      params, vocabulary_lib.Vocabulary.from_file(
-          params.task.vocabulary.path, params.task.vocabulary.lower_case))
+    params,
+    vocabulary_lib.Vocabulary.from_file(
+      params.task.vocabulary.path, params.task.vocabulary.lower_case
+    ),
+  )
   return params
 
 
@@ -405,10 +467,12 @@ def is_trained(flags, plan: Plan, name: str) -> bool:
   model_dir = _path(flags, name)
   checkpoint = tf.train.latest_checkpoint(model_dir) or ''
   records = progress.read_metrics(
-      os.path.join(model_dir, progress.METRICS_FILE))
+    os.path.join(model_dir, progress.METRICS_FILE)
+  )
   return checkpoint.endswith(f'-{plan.steps}') and any(
-      record['kind'] == 'validation' and record['step'] == plan.steps
-      for record in records)
+    record['kind'] == 'validation' and record['step'] == plan.steps
+    for record in records
+  )
 
 
 def train_arm(flags, plan: Plan, name: str) -> int:
@@ -434,7 +498,8 @@ def run_launcher(arguments: list[str]) -> int:
     except KeyboardInterrupt:
       _end(process)
       raise command_line.Interrupted(
-          'The same command goes on from here.') from None
+        'The same command goes on from here.'
+      ) from None
 
 
 def shown_command(arguments: list[str]) -> str:
@@ -469,22 +534,37 @@ def _end(process) -> None:
 
 def show_results(flags, plan: Plan, began: float) -> None:
   """Writes `summary.json` and `report.html`, and prints what they say."""
-  runs = [quickstart_results.Run.read(name, _path(flags, name))
-          for name in ARMS]
+  runs = [
+    quickstart_results.Run.read(name, _path(flags, name)) for name in ARMS
+  ]
   trained = fill_mask.load_trained_model(_path(flags, 'token_dropping'))
   task = trained.params.task
   summary = quickstart_results.summarize(
-      runs, loader.label_entropy(task.validation_data, task.vocabulary))
+    runs,
+    loader.label_entropy(task.validation_data, task.vocabulary),
+    quickstart_results.context_free_loss(
+      quickstart_results.label_shares(task),
+      len(trained.vocabulary.ordinary_ids),
+    ),
+  )
   summary.update(
-      corpus=plan.corpus, minutes=plan.minutes, seed=plan.seed,
-      steps_from=plan.steps_from, machine=quickstart_results.machine(),
-      versions=quickstart_results.versions())
+    corpus=plan.corpus,
+    minutes=plan.minutes,
+    seed=plan.seed,
+    steps_from=plan.steps_from,
+    machine=quickstart_results.machine(),
+    versions=quickstart_results.versions(),
+  )
   write_json(_path(flags, 'summary.json'), summary)
   rows = quickstart_results.validation_rows(task)
   filled = quickstart_results.filled_sentences(
-      trained, _sentences(plan, trained, rows))
-  page = report.render(quickstart_results.build_report(
-      summary, runs, trained, filled, rows, _commands(flags, plan)))
+    trained, _sentences(plan, trained, rows)
+  )
+  page = report.render(
+    quickstart_results.build_report(
+      summary, runs, trained, filled, rows, _commands(flags, plan)
+    )
+  )
   vocabulary_lib.write_whole_file(_path(flags, 'report.html'), page)
   say(_results_text(flags, summary, filled))
   say(f'\nDone in {progress.duration_text(time.monotonic() - began)}.')
@@ -495,7 +575,8 @@ def _sentences(plan, trained, rows) -> list[tuple[str, str]]:
     return [(text, '') for text in quickstart_results.SENTENCES]
   vocabulary = trained.vocabulary
   counts = vocabulary_lib.read_token_counts(
-      vocabulary_lib.counts_path_for(vocabulary.path), vocabulary)
+    vocabulary_lib.counts_path_for(vocabulary.path), vocabulary
+  )
   return quickstart_results.masked_sentences(vocabulary, rows, counts)
 
 
@@ -504,16 +585,24 @@ def _commands(flags, plan) -> list[tuple[str, str]]:
   minutes = max(60, round(4 * plan.minutes))
   corpus = {'corpus': plan.corpus} if plan.corpus else {}
   return [
-      ('Fill in a sentence of your own:',
-       f'{python_name()} -m tokendrop_tf.fill_mask --model_dir={model_dir} '
-       '"This is a [MASK] of my own."'),
-      ('Train longer, for a comparison that says more:',
-       quickstart_command(minutes=minutes, output='runs/longer', **corpus)),
-      ('Train on your own text:',
-       quickstart_command(corpus='texts/*.txt.gz', output='runs/mine')),
-      ('See the curves of both runs:',
-       f'{python_name()} -m tensorboard.main '
-       f'--logdir={shlex.quote(flags.output)}'),
+    (
+      'Fill in a sentence of your own:',
+      f'{python_name()} -m tokendrop_tf.fill_mask --model_dir={model_dir} '
+      '"This is a [MASK] of my own."',
+    ),
+    (
+      'Train longer, for a comparison that says more:',
+      quickstart_command(minutes=minutes, output='runs/longer', **corpus),
+    ),
+    (
+      'Train on your own text:',
+      quickstart_command(corpus='texts/*.txt.gz', output='runs/mine'),
+    ),
+    (
+      'See the curves of both runs:',
+      f'{python_name()} -m tensorboard.main '
+      f'--logdir={shlex.quote(flags.output)}',
+    ),
   ]
 
 
@@ -531,29 +620,53 @@ def quickstart_command(**settings) -> str:
   """
   root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   if not os.path.exists(os.path.join(root, 'Makefile')):
-    return ' '.join(['tokendrop-quickstart', *(
-        f'--{name}={shlex.quote(str(value))}'
-        for name, value in settings.items())])
+    return ' '.join(
+      [
+        'tokendrop-quickstart',
+        *(
+          f'--{name}={shlex.quote(str(value))}'
+          for name, value in settings.items()
+        ),
+      ]
+    )
   names = {'corpus': 'CORPUS', 'minutes': MINUTES_VARIABLE, 'output': 'OUTPUT'}
-  return ' '.join(['make quickstart', *(
-      f'{names[name]}={shlex.quote(str(value))}'
-      for name, value in settings.items())])
+  return ' '.join(
+    [
+      'make quickstart',
+      *(
+        f'{names[name]}={shlex.quote(str(value))}'
+        for name, value in settings.items()
+      ),
+    ]
+  )
 
 
 def _results_text(flags, summary, filled) -> str:
-  lines = [report.results_text(summary), '',
-           f'unigram entropy of the validation labels: '
-           f'{summary["unigram_entropy"]:.4f} nats', '']
-  lines += [textwrap.fill(line, 80) for line in
-            quickstart_results.verdict(summary)]
+  lines = [
+    report.results_text(summary),
+    '',
+    f'unigram entropy of the validation labels: '
+    f'{summary["unigram_entropy"]:.4f} nats',
+    'least loss without a look at other tokens:    '
+    f'{summary["context_free_loss"]:.4f} nats',
+    '',
+  ]
+  lines += [
+    textwrap.fill(line, 80) for line in quickstart_results.verdict(summary)
+  ]
   lines += ['', 'The token-dropping model fills in, on full sequences:']
   for sentence in filled:
     answer = f'  (the text has: {sentence.answer})' if sentence.answer else ''
     lines.append(f'  {sentence.text}{answer}')
-    lines += [f'    {fill_mask.format_predictions(predictions)}'
-              for predictions in sentence.predictions]
-  lines += ['', f'report   {_path(flags, "report.html")}',
-            f'summary  {_path(flags, "summary.json")}']
+    lines += [
+      f'    {fill_mask.format_predictions(predictions)}'
+      for predictions in sentence.predictions
+    ]
+  lines += [
+    '',
+    f'report   {_path(flags, "report.html")}',
+    f'summary  {_path(flags, "summary.json")}',
+  ]
   return '\n'.join(lines)
 
 

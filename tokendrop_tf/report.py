@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 ENTROPY = 'unigram entropy'
+CONTEXT_FREE = 'best without context'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,8 +205,11 @@ def results_table(summary: dict) -> str:
     f'{head}</tr></thead><tbody>{body}</tbody></table></div>'
     f'<p class="note">Losses are in nats per masked token. The unigram '
     f'entropy of the validation labels is {entropy:.4f}: the loss of a model '
-    'that knows only how frequent each token is. Ratios are the second arm to '
-    'the first; below 1 is less.</p>'
+    'that knows only how frequent each token is. With what a masked position '
+    'itself shows (one in ten shows its token), '
+    f'{summary["context_free_loss"]:.4f} can be reached without a look at the '
+    'text around it. Ratios are the second arm to the first; below 1 is '
+    'less.</p>'
   )
 
 
@@ -250,13 +254,18 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def loss_chart(
-  curves: Sequence[Curve], entropy: float, width: int, height: int
+  curves: Sequence[Curve],
+  entropy: float,
+  context_free_loss: float,
+  width: int,
+  height: int,
 ) -> str:
-  """Draws losses over time and the unigram entropy.
+  """Draws losses over time and the two levels to compare them with.
 
   Args:
     curves: at least one, each with at least one point.
     entropy: unigram entropy of the validation labels, in nats.
+    context_free_loss: least loss without a look at other tokens, in nats.
     width: of the drawing; text keeps its size, so draw for the screen.
     height: likewise.
 
@@ -264,7 +273,7 @@ def loss_chart(
     An `<svg>` element.
   """
   points = [point for curve in curves for point in curve.points]
-  losses = [loss for _, loss in points] + [entropy]
+  losses = [loss for _, loss in points] + [entropy, context_free_loss]
   # A first validation far above the rest would flatten everything: the line
   # then comes in from above.
   later = [loss for curve in curves for _, loss in curve.points[1:]]
@@ -273,15 +282,19 @@ def loss_chart(
   x = _Axis(0.0, max(seconds for seconds, _ in points) or 1.0, 48, width - 16)
   y = _Axis(low - margin, high + margin, height - 44, 14)
   parts = [_grid(x, y, height, 'seconds of training', 'nats')]
-  parts.append(
-    f'<line class="entropy" x1="{x.begin}" x2="{x.end}" '
-    f'y1="{y(entropy):.1f}" y2="{y(entropy):.1f}"/>'
-    f'<text class="entropy-label" x="{x.begin + 4}" y="{y(entropy) - 6:.1f}">'
-    f'{ENTROPY} {entropy:.3f}</text>'
-  )
+  parts.append(_level(ENTROPY, entropy, x, y))
+  parts.append(_level(CONTEXT_FREE, context_free_loss, x, y))
   parts += [_polyline(curve, x, y) for curve in curves]
   label = 'Validation loss against seconds of training'
   return _svg('loss', width, height, label, ''.join(parts))
+
+
+def _level(name, loss, x, y) -> str:
+  return (
+    f'<line class="entropy" x1="{x.begin}" x2="{x.end}" y1="{y(loss):.1f}" '
+    f'y2="{y(loss):.1f}"/><text class="entropy-label" x="{x.begin + 4}" '
+    f'y="{y(loss) - 6:.1f}">{name} {loss:.3f}</text>'
+  )
 
 
 def _polyline(curve, x, y) -> str:
@@ -423,7 +436,11 @@ def _loss_section(report: Report) -> str:
   )
   chart = _in_two_sizes(
     lambda width, height: loss_chart(
-      report.curves, report.summary['unigram_entropy'], width, height
+      report.curves,
+      report.summary['unigram_entropy'],
+      report.summary['context_free_loss'],
+      width,
+      height,
     )
   )
   return (
