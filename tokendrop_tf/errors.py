@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class ConfigurationError(UserError):
-  """A binding, a combination of settings, or a `model_dir` that does not fit."""
+  """A binding, a combination of settings or a `model_dir` that does not fit."""
 
 
 class DataError(UserError):

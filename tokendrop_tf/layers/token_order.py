@@ -43,7 +43,8 @@ class TokenOrder(tf_keras.layers.Layer):
   """
 
   def __init__(self, temperature: float = 0.0, **kwargs):
-    super().__init__(**kwargs)
+    # Lower precision would make different scores tie.
+    super().__init__(**{**kwargs, 'dtype': tf.float32})
     if temperature < 0.0:
       raise ValueError(
           'temperature must be at least 0. '
