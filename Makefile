@@ -21,8 +21,6 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install --progress-bar off \
 PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test lint format constraints wheel clean
 
@@ -78,6 +76,7 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check --quiet .
+	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m pytest
 
 lint: $(STAMP)

@@ -10,9 +10,14 @@ from tokendrop_tf import encoder as encoder_lib
 
 VOCAB_SIZE, HIDDEN_SIZE, SEQ_LENGTH, BATCH_SIZE = 50, 16, 12, 3
 STOCK = dict(
-    vocab_size=VOCAB_SIZE, hidden_size=HIDDEN_SIZE, num_attention_heads=2,
-    max_sequence_length=SEQ_LENGTH, type_vocab_size=2, inner_dim=32,
-    initializer=tf_keras.initializers.TruncatedNormal(stddev=0.3))
+  vocab_size=VOCAB_SIZE,
+  hidden_size=HIDDEN_SIZE,
+  num_attention_heads=2,
+  max_sequence_length=SEQ_LENGTH,
+  type_vocab_size=2,
+  inner_dim=32,
+  initializer=tf_keras.initializers.TruncatedNormal(stddev=0.3),
+)
 
 
 def make_features(seed=0, padding=True, batch_size=BATCH_SIZE):
@@ -23,17 +28,24 @@ def make_features(seed=0, padding=True, batch_size=BATCH_SIZE):
   if padding:
     mask = (np.arange(SEQ_LENGTH) < lengths[:, None]).astype(np.int32)
   return dict(
-      input_word_ids=tf.constant(
-          generator.integers(1, VOCAB_SIZE, shape) * mask, tf.int32),
-      input_mask=tf.constant(mask),
-      input_type_ids=tf.constant(generator.integers(0, 2, shape), tf.int32))
+    input_word_ids=tf.constant(
+      generator.integers(1, VOCAB_SIZE, shape) * mask, tf.int32
+    ),
+    input_mask=tf.constant(mask),
+    input_type_ids=tf.constant(generator.integers(0, 2, shape), tf.int32),
+  )
 
 
 def make_encoder(num_layers=4, dropout=0.0, **kwargs):
   tf_keras.utils.set_random_seed(1)
   arguments = dict(
-      STOCK, num_layers=num_layers, output_dropout=dropout,
-      attention_dropout=dropout, token_keep_k=5, token_deny_list=(0,))
+    STOCK,
+    num_layers=num_layers,
+    output_dropout=dropout,
+    attention_dropout=dropout,
+    token_keep_k=5,
+    token_deny_list=(0,),
+  )
   encoder = encoder_lib.TokenDropBertEncoder(**{**arguments, **kwargs})
   encoder(encoder.inputs)
   for variable in encoder.trainable_variables:  # no bias stays at zero
@@ -47,10 +59,15 @@ def make_encoder(num_layers=4, dropout=0.0, **kwargs):
 def make_stock_twin(encoder, tmp_path):
   """A `BertEncoderV2` that read the encoder's weights from a checkpoint."""
   config = encoder.get_config()
-  stock = networks.BertEncoderV2(**{
-      **STOCK, 'num_layers': config['num_layers'],
-      'norm_first': config['norm_first'], 'output_dropout': 0.0,
-      'attention_dropout': 0.0})
+  stock = networks.BertEncoderV2(
+    **{
+      **STOCK,
+      'num_layers': config['num_layers'],
+      'norm_first': config['norm_first'],
+      'output_dropout': 0.0,
+      'attention_dropout': 0.0,
+    }
+  )
   stock(stock.inputs)
   path = tf.train.Checkpoint(encoder=encoder).write(str(tmp_path / 'ckpt'))
   status = tf.train.Checkpoint(encoder=stock).read(path)
@@ -58,29 +75,33 @@ def make_stock_twin(encoder, tmp_path):
   return stock
 
 
-def reference_with_dropping(encoder, stock, features, positions, keep_k,
-                            crossing_layer):
+def reference_with_dropping(
+  encoder, stock, features, positions, keep_k, crossing_layer
+):
   """Token dropping in reading order: gather, stock layers, scatter."""
   ids, mask = features['input_word_ids'], features['input_mask']
   scores = encoder.token_importance(ids)
   # The kept positions, in reading order.
   kept = tf.sort(
-      tf.argsort(scores, direction='DESCENDING', stable=True)[:, :keep_k])
+    tf.argsort(scores, direction='DESCENDING', stable=True)[:, :keep_k]
+  )
   rows = stock._embedding_layer(ids)
   rows += stock._position_embedding_layer(rows)
   rows += stock._type_embedding_layer(features['input_type_ids'])
   rows = stock._embedding_norm_layer(rows)
   to_all = tf.cast(mask[:, None, :], tf.float32)  # [B, 1, S]
   to_kept = tf.gather(to_all, kept, axis=2, batch_dims=1)
-  for layer in stock.transformer_layers[:crossing_layer - 1]:
+  for layer in stock.transformer_layers[: crossing_layer - 1]:
     rows = layer([rows, to_all])
   kept_rows = tf.gather(rows, kept, batch_dims=1)
   kept_rows = stock.transformer_layers[crossing_layer - 1](
-      [kept_rows, rows, to_all])
+    [kept_rows, rows, to_all]
+  )
   for layer in stock.transformer_layers[crossing_layer:-1]:
     kept_rows = layer([kept_rows, to_kept])
   indices = tf.stack(
-      [tf.repeat(tf.range(ids.shape[0])[:, None], keep_k, axis=1), kept], -1)
+    [tf.repeat(tf.range(ids.shape[0])[:, None], keep_k, axis=1), kept], -1
+  )
   rows = tf.tensor_scatter_nd_update(rows, indices, kept_rows)
   rows = stock.transformer_layers[-1]([rows, to_all])
   if positions is not None:
@@ -89,16 +110,17 @@ def reference_with_dropping(encoder, stock, features, positions, keep_k,
 
 
 def assert_close(actual, expected, tolerance=1e-5):
-  np.testing.assert_allclose(
-      actual, expected, rtol=tolerance, atol=tolerance)
+  np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize('norm_first', [False, True])
 @pytest.mark.parametrize('num_layers', [3, 6])
 @pytest.mark.parametrize(
-    'call', [dict(), dict(drop_tokens=True, token_keep_k=SEQ_LENGTH)])
+  'call', [dict(), dict(drop_tokens=True, token_keep_k=SEQ_LENGTH)]
+)
 def test_without_dropping_it_is_the_stock_encoder(
-    tmp_path, norm_first, num_layers, call):
+  tmp_path, norm_first, num_layers, call
+):
   encoder = make_encoder(num_layers=num_layers, norm_first=norm_first)
   stock = make_stock_twin(encoder, tmp_path)
   features = make_features()
@@ -107,7 +129,8 @@ def test_without_dropping_it_is_the_stock_encoder(
   assert_close(actual['pooled_output'], expected['pooled_output'])
   assert len(actual['encoder_outputs']) == num_layers
   for ours, theirs in zip(
-      actual['encoder_outputs'], expected['encoder_outputs']):
+    actual['encoder_outputs'], expected['encoder_outputs']
+  ):
     assert_close(ours, theirs)
 
 
@@ -119,52 +142,74 @@ def test_positions_only_is_a_gather_of_the_full_output(tmp_path):
   outputs = encoder(features, output_positions=positions)
   expected = stock(features)
   assert_close(
-      outputs['sequence_output'],
-      tf.gather(expected['sequence_output'], positions, batch_dims=1))
+    outputs['sequence_output'],
+    tf.gather(expected['sequence_output'], positions, batch_dims=1),
+  )
   assert_close(outputs['pooled_output'], expected['pooled_output'])
 
 
 def test_variable_names_and_shapes_are_the_stock_encoders(tmp_path):
   encoder = make_encoder()
   stock = make_stock_twin(encoder, tmp_path)
+
   def shapes(model):
     # The stock encoder is the outermost scope in the same way ours is.
-    return {v.name.split('/', 1)[1]: tuple(v.shape)
-            for v in model.trainable_variables}
+    return {
+      v.name.split('/', 1)[1]: tuple(v.shape) for v in model.trainable_variables
+    }
+
   assert shapes(encoder) == shapes(stock)
 
 
 LAYOUTS = [  # num_layers, crossing_layer, keep_k
-    (3, 1, 4), (3, 2, 1), (4, 2, 7), (6, 3, 5), (6, 5, 11), (6, 1, 6)]
+  (3, 1, 4),
+  (3, 2, 1),
+  (4, 2, 7),
+  (6, 3, 5),
+  (6, 5, 11),
+  (6, 1, 6),
+]
 
 
 @pytest.mark.parametrize('norm_first', [False, True])
 @pytest.mark.parametrize(('num_layers', 'crossing_layer', 'keep_k'), LAYOUTS)
 @pytest.mark.parametrize('at_positions', [False, True])
 def test_dropping_equals_the_reference_in_reading_order(
-    tmp_path, norm_first, num_layers, crossing_layer, keep_k, at_positions):
+  tmp_path, norm_first, num_layers, crossing_layer, keep_k, at_positions
+):
   encoder = make_encoder(
-      num_layers=num_layers, norm_first=norm_first,
-      crossing_layer=crossing_layer, token_keep_k=keep_k)
+    num_layers=num_layers,
+    norm_first=norm_first,
+    crossing_layer=crossing_layer,
+    token_keep_k=keep_k,
+  )
   stock = make_stock_twin(encoder, tmp_path)
   features = make_features(seed=num_layers)
   positions = None
   if at_positions:
     positions = tf.constant([[1, 3, 0], [2, 0, 9], [4, 4, 11]])
   with tf.GradientTape(persistent=True) as tape:
-    ours = encoder(features, output_positions=positions, drop_tokens=True,
-                   return_pooled_output=False)['sequence_output']
+    ours = encoder(
+      features,
+      output_positions=positions,
+      drop_tokens=True,
+      return_pooled_output=False,
+    )['sequence_output']
     reference = reference_with_dropping(
-        encoder, stock, features, positions, keep_k, crossing_layer)
+      encoder, stock, features, positions, keep_k, crossing_layer
+    )
     weights = tf.random.stateless_normal(ours.shape, [1, 2])
     losses = [tf.reduce_mean(weights * tf.sin(x)) for x in (ours, reference)]
   assert_close(ours, reference)
   assert_close(losses[0], losses[1])
   names = [v.name.split('/', 1)[1] for v in encoder.trainable_variables]
   expected = {
-      v.name.split('/', 1)[1]: g for v, g in zip(
-          stock.trainable_variables,
-          tape.gradient(losses[1], stock.trainable_variables))}
+    v.name.split('/', 1)[1]: g
+    for v, g in zip(
+      stock.trainable_variables,
+      tape.gradient(losses[1], stock.trainable_variables),
+    )
+  }
   actual = tape.gradient(losses[0], encoder.trainable_variables)
   for name, gradient in zip(names, actual):
     if name.startswith('pooler_transform'):
@@ -174,7 +219,8 @@ def test_dropping_equals_the_reference_in_reading_order(
     gradient = tf.convert_to_tensor(gradient)
     reference = tf.convert_to_tensor(expected[name])
     np.testing.assert_allclose(
-        gradient, reference, rtol=1e-5, atol=1e-5, err_msg=name)
+      gradient, reference, rtol=1e-5, atol=1e-5, err_msg=name
+    )
 
 
 def test_pooled_output_with_dropping_is_position_zero_of_the_full_output():
@@ -182,11 +228,12 @@ def test_pooled_output_with_dropping_is_position_zero_of_the_full_output():
   features = make_features()
   full = encoder(features, drop_tokens=True)
   at_positions = encoder(
-      features, drop_tokens=True, output_positions=tf.constant([[1]] * 3))
+    features, drop_tokens=True, output_positions=tf.constant([[1]] * 3)
+  )
   assert_close(at_positions['pooled_output'], full['pooled_output'])
   assert_close(
-      full['pooled_output'],
-      encoder.pooler_layer(full['sequence_output'][:, 0]))
+    full['pooled_output'], encoder.pooler_layer(full['sequence_output'][:, 0])
+  )
 
 
 def test_dropping_follows_training_unless_told():
@@ -197,10 +244,11 @@ def test_dropping_follows_training_unless_told():
   assert float(tf.reduce_max(tf.abs(full - dropped))) > 1e-3
   seed = tf.constant([1, 2])
   assert_close(
-      encoder(features, training=True, seed=seed)['sequence_output'], dropped)
+    encoder(features, training=True, seed=seed)['sequence_output'], dropped
+  )
   assert_close(
-      encoder(features, training=True, drop_tokens=False)['sequence_output'],
-      full)
+    encoder(features, training=True, drop_tokens=False)['sequence_output'], full
+  )
 
 
 def test_the_order_of_the_batch_does_not_matter():
@@ -217,12 +265,15 @@ def test_sequences_shorter_than_k_lose_no_token():
   encoder = make_encoder(token_keep_k=8)
   features = make_features(padding=False)
   mask = tf.cast(tf.range(SEQ_LENGTH) < 6, tf.int32)[None] * tf.ones(
-      [BATCH_SIZE, 1], tf.int32)
+    [BATCH_SIZE, 1], tf.int32
+  )
   features.update(
-      input_mask=mask, input_word_ids=features['input_word_ids'] * mask)
+    input_mask=mask, input_word_ids=features['input_word_ids'] * mask
+  )
   assert_close(
-      encoder(features, drop_tokens=True)['sequence_output'][:, :6],
-      encoder(features)['sequence_output'][:, :6])
+    encoder(features, drop_tokens=True)['sequence_output'][:, :6],
+    encoder(features)['sequence_output'][:, :6],
+  )
 
 
 def test_a_batch_of_all_padding_is_finite():
@@ -236,11 +287,14 @@ def test_a_batch_of_all_padding_is_finite():
 def test_one_seed_gives_one_result_with_dropout_on():
   encoder = make_encoder(dropout=0.3)
   features = make_features()
+
   def run(seed):
     return encoder(features, training=True, seed=tf.constant(seed))
+
   first, second = run([1, 2]), run([1, 2])
   np.testing.assert_array_equal(
-      first['sequence_output'], second['sequence_output'])
+    first['sequence_output'], second['sequence_output']
+  )
   other = run([1, 3])['sequence_output']
   assert float(tf.reduce_max(tf.abs(other - first['sequence_output']))) > 1e-3
 
@@ -249,10 +303,14 @@ def test_dropout_drops_its_rate_and_keeps_the_mean():
   """Every dropout of a block at its rate, from the kept share of ones."""
   encoder = make_encoder(dropout=0.25)
   features = make_features()
-  runs = tf.stack([
-      encoder(features, training=True, drop_tokens=False,
-              seed=tf.constant([0, i]))['encoder_outputs'][0]
-      for i in range(40)])
+  runs = tf.stack(
+    [
+      encoder(
+        features, training=True, drop_tokens=False, seed=tf.constant([0, i])
+      )['encoder_outputs'][0]
+      for i in range(40)
+    ]
+  )
   # Post-norm rows differ between runs although inputs are equal.
   spread = tf.math.reduce_std(runs, axis=0)
   assert float(tf.reduce_min(tf.reduce_mean(spread, -1))) > 0.05
@@ -271,14 +329,20 @@ def test_all_modes_and_precisions_agree(policy, mode):
     def run():
       with tf.GradientTape() as tape:
         outputs = encoder(
-            features, output_positions=positions, training=True,
-            seed=tf.constant([3, 4]))
+          features,
+          output_positions=positions,
+          training=True,
+          seed=tf.constant([3, 4]),
+        )
         loss = tf.reduce_mean(tf.square(outputs['sequence_output']))
       gradients = tape.gradient(
-          loss, encoder.trainable_variables,
-          unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        loss,
+        encoder.trainable_variables,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+      )
       return outputs['sequence_output'], [
-          tf.convert_to_tensor(g) for g in gradients]
+        tf.convert_to_tensor(g) for g in gradients
+      ]
 
     eager_output, eager_gradients = run()
     if mode != 'eager':
@@ -295,19 +359,24 @@ def test_all_modes_and_precisions_agree(policy, mode):
 
 def test_residual_initializer_scale_shrinks_the_ends_of_branches_only():
   arguments = dict(
-      STOCK, num_layers=3, token_keep_k=4, hidden_size=64, inner_dim=128)
+    STOCK, num_layers=3, token_keep_k=4, hidden_size=64, inner_dim=128
+  )
   stds = {}
   for scale in (1.0, 0.2):
     tf_keras.utils.set_random_seed(3)
     encoder = encoder_lib.TokenDropBertEncoder(
-        **arguments, residual_initializer_scale=scale)
+      **arguments, residual_initializer_scale=scale
+    )
     encoder(encoder.inputs)
     stds[scale] = {
-        v.name.split('/', 1)[1]: float(tf.math.reduce_std(v))
-        for v in encoder.trainable_variables if 'kernel' in v.name}
+      v.name.split('/', 1)[1]: float(tf.math.reduce_std(v))
+      for v in encoder.trainable_variables
+      if 'kernel' in v.name
+    }
   for name, std in stds[1.0].items():
-    ends_branch = name.endswith((
-        'self_attention/attention_output/kernel:0', 'output/kernel:0'))
+    ends_branch = name.endswith(
+      ('self_attention/attention_output/kernel:0', 'output/kernel:0')
+    )
     expected = 0.2 * std if ends_branch else std
     assert stds[0.2][name] == pytest.approx(expected, rel=0.1), name
 
@@ -319,30 +388,35 @@ def test_config_round_trip_gives_the_same_encoder():
   twin.set_weights(encoder.get_weights())
   features = make_features()
   assert_close(
-      twin(features, drop_tokens=True)['sequence_output'],
-      encoder(features, drop_tokens=True)['sequence_output'])
+    twin(features, drop_tokens=True)['sequence_output'],
+    encoder(features, drop_tokens=True)['sequence_output'],
+  )
 
 
 def test_the_table_is_the_only_weight_that_is_not_trained():
-  assert [v.name.rsplit('/', 1)[1]
-          for v in make_encoder().non_trainable_variables] == ['table:0']
+  assert [
+    v.name.rsplit('/', 1)[1] for v in make_encoder().non_trainable_variables
+  ] == ['table:0']
   assert not make_encoder(token_keep_k=None).non_trainable_variables
 
 
 def test_factorized_embeddings_equal_the_stock_encoder(tmp_path):
   encoder = make_encoder(embedding_width=8)
-  stock = networks.BertEncoderV2(
-      **STOCK, num_layers=4, embedding_width=8)
+  stock = networks.BertEncoderV2(**STOCK, num_layers=4, embedding_width=8)
   stock(stock.inputs)
   path = tf.train.Checkpoint(encoder=encoder).write(str(tmp_path / 'ckpt'))
   tf.train.Checkpoint(encoder=stock).read(
-      path).expect_partial().assert_existing_objects_matched()
+    path
+  ).expect_partial().assert_existing_objects_matched()
   features = make_features()
-  assert_close(encoder(features)['sequence_output'],
-               stock(features)['sequence_output'])
+  assert_close(
+    encoder(features)['sequence_output'], stock(features)['sequence_output']
+  )
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
     (dict(token_keep_k=0), 'token_keep_k must be at least 1.*=0'),
     (dict(num_layers=2), 'at least 3 layers.*num_layers=2'),
     (dict(crossing_layer=4), 'from 1 to num_layers - 1.*crossing_layer=4'),
@@ -351,7 +425,8 @@ def test_factorized_embeddings_equal_the_stock_encoder(tmp_path):
     (dict(token_loss_beta=1.0), r'beta must be in \[0, 1\).*beta=1'),
     (dict(token_allow_list=(0,)), r'kept or always dropped.*\[0\]'),
     (dict(token_allow_list=(50,)), r'in the vocabulary.*\[50\]'),
-])
+  ],
+)
 def test_wrong_arguments_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     make_encoder(**arguments)

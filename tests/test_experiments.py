@@ -40,6 +40,7 @@ class TestSections:
         'max_position_embeddings',
         'type_vocab_size',
         'initializer_range',
+        'position_initializer',
         'residual_initializer_scale',
         'norm_first',
         'mlm_activation',

@@ -18,10 +18,17 @@ from tokendrop_tf import task as task_lib
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 VOCAB_SIZE, SEQ_LENGTH, NUM_SLOTS, BATCH_SIZE = 30, 16, 4, 8
 SIZES = dict(
-    vocab_size=VOCAB_SIZE, hidden_size=16, num_layers=3, num_attention_heads=2,
-    intermediate_size=32, max_position_embeddings=SEQ_LENGTH,
-    type_vocab_size=2, dropout_rate=0.0, attention_dropout_rate=0.0,
-    initializer_range=0.2)
+  vocab_size=VOCAB_SIZE,
+  hidden_size=16,
+  num_layers=3,
+  num_attention_heads=2,
+  intermediate_size=32,
+  max_position_embeddings=SEQ_LENGTH,
+  type_vocab_size=2,
+  dropout_rate=0.0,
+  attention_dropout_rate=0.0,
+  initializer_range=0.2,
+)
 
 
 @pytest.fixture(scope='module', name='vocab_path')
@@ -35,20 +42,35 @@ def fixture_vocab_path(tmp_path_factory):
 
 
 def make_task(vocab_path, policy='loss', model=None, **token_drop):
-  return task_lib.TokenDropPretrainingTask(configs.PretrainingTaskConfig(
+  return task_lib.TokenDropPretrainingTask(
+    configs.PretrainingTaskConfig(
       model=configs.ModelConfig(**{**SIZES, **(model or {})}),
       token_drop=configs.TokenDropConfig(
-          policy=policy, **{'token_keep_k': 6, **token_drop}),
-      vocabulary=configs.VocabularyConfig(path=vocab_path)))
+        policy=policy, **{'token_keep_k': 6, **token_drop}
+      ),
+      vocabulary=configs.VocabularyConfig(path=vocab_path),
+    )
+  )
 
 
 def make_optimizer(task, learning_rate=1e-2):
-  return task.create_optimizer(optimization.OptimizationConfig({
-      'optimizer': {'type': 'adamw', 'adamw': {
-          'weight_decay_rate': 0.01,
-          'exclude_from_weight_decay': ['LayerNorm', 'layer_norm', 'bias']}},
-      'learning_rate': {'type': 'constant', 'constant': {
-          'learning_rate': learning_rate}}}))
+  return task.create_optimizer(
+    optimization.OptimizationConfig(
+      {
+        'optimizer': {
+          'type': 'adamw',
+          'adamw': {
+            'weight_decay_rate': 0.01,
+            'exclude_from_weight_decay': ['LayerNorm', 'layer_norm', 'bias'],
+          },
+        },
+        'learning_rate': {
+          'type': 'constant',
+          'constant': {'learning_rate': learning_rate},
+        },
+      }
+    )
+  )
 
 
 def make_batch(seed=0, batch_size=BATCH_SIZE, next_sentence=False):
@@ -56,20 +78,22 @@ def make_batch(seed=0, batch_size=BATCH_SIZE, next_sentence=False):
   shape, slots = [batch_size, SEQ_LENGTH], [batch_size, NUM_SLOTS]
   lengths = generator.integers(8, SEQ_LENGTH + 1, [batch_size, 1])
   mask = (np.arange(SEQ_LENGTH) < lengths).astype(np.int32)
-  weights = (np.arange(NUM_SLOTS) < generator.integers(
-      1, NUM_SLOTS + 1, [batch_size, 1])).astype(np.float32)
+  weights = (
+    np.arange(NUM_SLOTS) < generator.integers(1, NUM_SLOTS + 1, [batch_size, 1])
+  ).astype(np.float32)
   batch = {
-      'input_word_ids': generator.integers(5, VOCAB_SIZE, shape) * mask,
-      'input_mask': mask,
-      'input_type_ids': np.zeros(shape),
-      'masked_lm_positions': generator.integers(0, 8, slots),
-      'masked_lm_ids': generator.integers(5, VOCAB_SIZE, slots) * weights,
+    'input_word_ids': generator.integers(5, VOCAB_SIZE, shape) * mask,
+    'input_mask': mask,
+    'input_type_ids': np.zeros(shape),
+    'masked_lm_positions': generator.integers(0, 8, slots),
+    'masked_lm_ids': generator.integers(5, VOCAB_SIZE, slots) * weights,
   }
   batch = {k: tf.constant(v, tf.int32) for k, v in batch.items()}
   batch['masked_lm_weights'] = tf.constant(weights)
   if next_sentence:
     batch['next_sentence_labels'] = tf.constant(
-        generator.integers(0, 2, [batch_size, 1]), tf.int32)
+      generator.integers(0, 2, [batch_size, 1]), tf.int32
+    )
   return batch
 
 
@@ -82,9 +106,11 @@ class Run:
     self.optimizer = make_optimizer(task, learning_rate)
     self.metrics = task.build_metrics(training=True)
     self.step = tf.function(
-        lambda batch: task.train_step(
-            batch, self.model, self.optimizer, self.metrics)['loss'],
-        jit_compile=jit_compile)
+      lambda batch: task.train_step(
+        batch, self.model, self.optimizer, self.metrics
+      )['loss'],
+      jit_compile=jit_compile,
+    )
 
   @property
   def table(self):
@@ -98,11 +124,19 @@ class Run:
 
 def make_stock_model():
   encoder = networks.BertEncoderV2(
-      vocab_size=VOCAB_SIZE, hidden_size=16, num_layers=3,
-      num_attention_heads=2, inner_dim=32, max_sequence_length=SEQ_LENGTH,
-      type_vocab_size=2, output_dropout=0.0, attention_dropout=0.0)
+    vocab_size=VOCAB_SIZE,
+    hidden_size=16,
+    num_layers=3,
+    num_attention_heads=2,
+    inner_dim=32,
+    max_sequence_length=SEQ_LENGTH,
+    type_vocab_size=2,
+    output_dropout=0.0,
+    attention_dropout=0.0,
+  )
   model = models.BertPretrainerV2(
-      encoder, mlm_activation=tf_keras.activations.gelu)
+    encoder, mlm_activation=tf_keras.activations.gelu
+  )
   model.masked_lm.activation = None
   return model
 
@@ -111,23 +145,29 @@ def test_a_plain_step_is_the_stock_tasks_step(vocab_path, tmp_path):
   """Same weights, batch and AdamW: same loss, same weights afterwards."""
   run = Run(make_task(vocab_path, 'none'), learning_rate=1e-2)
   encoder = encoders.BertEncoderConfig(**SIZES)
-  stock_task = masked_lm.MaskedLMTask(masked_lm.MaskedLMConfig(
+  stock_task = masked_lm.MaskedLMTask(
+    masked_lm.MaskedLMConfig(
       model=bert.PretrainerConfig(
-          encoder=encoders.EncoderConfig(type='bert', bert=encoder),
-          cls_heads=[]),
-      train_data=configs.PretrainingDataConfig()))
+        encoder=encoders.EncoderConfig(type='bert', bert=encoder), cls_heads=[]
+      ),
+      train_data=configs.PretrainingDataConfig(),
+    )
+  )
   stock = stock_task.build_model()
   batch = make_batch()
   stock(batch)
   path = tf.train.Checkpoint(**run.model.checkpoint_items).write(
-      str(tmp_path / 'ckpt'))
+    str(tmp_path / 'ckpt')
+  )
   tf.train.Checkpoint(**stock.checkpoint_items).read(
-      path).expect_partial().assert_existing_objects_matched()
+    path
+  ).expect_partial().assert_existing_objects_matched()
   stock_optimizer = make_optimizer(stock_task, 1e-2)
   metrics = stock_task.build_metrics()
   for _ in range(3):
-    expected = stock_task.train_step(
-        batch, stock, stock_optimizer, metrics)['loss']
+    expected = stock_task.train_step(batch, stock, stock_optimizer, metrics)[
+      'loss'
+    ]
     np.testing.assert_allclose(run.step(batch), expected, rtol=1e-5)
   theirs = {plain_name(v): v for v in stock.trainable_variables}
   ours = {plain_name(v): v for v in run.model.trainable_variables}
@@ -135,8 +175,7 @@ def test_a_plain_step_is_the_stock_tasks_step(vocab_path, tmp_path):
   for name, variable in ours.items():
     if name.endswith('key/bias:0'):
       continue  # No gradient but rounding: its direction is arbitrary.
-    np.testing.assert_allclose(
-        variable, theirs[name], atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(variable, theirs[name], atol=1e-5, err_msg=name)
 
 
 def plain_name(variable):
@@ -146,21 +185,27 @@ def plain_name(variable):
 def test_the_pretraining_checkpoint_is_a_stock_one(vocab_path, tmp_path):
   run = Run(make_task(vocab_path, model=dict(use_next_sentence_head=False)))
   checkpoint = tf.train.Checkpoint(
-      model=run.model, **run.model.checkpoint_items)
+    model=run.model, **run.model.checkpoint_items
+  )
   path = checkpoint.write(str(tmp_path / 'ckpt'))
   stock = make_stock_model()
   batch = make_batch()
   stock(batch)
   tf.train.Checkpoint(model=stock).read(
-      path).expect_partial().assert_existing_objects_matched()
+    path
+  ).expect_partial().assert_existing_objects_matched()
   stock.masked_lm.dense.activation = run.model.masked_lm.dense.activation
   np.testing.assert_allclose(
-      stock(batch)['mlm_logits'],
-      run.model(batch, drop_tokens=False)['mlm_logits'], atol=1e-5)
+    stock(batch)['mlm_logits'],
+    run.model(batch, drop_tokens=False)['mlm_logits'],
+    atol=1e-5,
+  )
 
 
-@pytest.mark.parametrize(('jit_compile', 'policy'), [
-    (False, 'float32'), (True, 'float32'), (False, 'mixed_bfloat16')])
+@pytest.mark.parametrize(
+  ('jit_compile', 'policy'),
+  [(False, 'float32'), (True, 'float32'), (False, 'mixed_bfloat16')],
+)
 def test_training_learns_a_batch_by_heart(vocab_path, jit_compile, policy):
   tf_keras.mixed_precision.set_global_policy(policy)
   try:
@@ -198,7 +243,8 @@ def test_frequency_ranks_rare_tokens_first(vocab_path):
   run = Run(make_task(vocab_path, 'frequency'))
   counts = np.arange(VOCAB_SIZE) + 1.0  # add-one smoothed
   np.testing.assert_allclose(
-      run.table, -np.log(counts / counts.sum()), rtol=1e-5)
+    run.table, -np.log(counts / counts.sum()), rtol=1e-5
+  )
 
 
 def test_policy_none_has_no_table(vocab_path):
@@ -212,18 +258,23 @@ def test_every_nth_step_is_full(vocab_path, jit_compile):
   """With a rate of 0 the loss shows which steps dropped tokens."""
   batch = make_batch()
   full = Run(make_task(vocab_path, 'random'), learning_rate=0.0).validate(batch)
-  run = Run(make_task(vocab_path, 'random', full_step_every=3),
-            learning_rate=0.0, jit_compile=jit_compile)
+  run = Run(
+    make_task(vocab_path, 'random', full_step_every=3),
+    learning_rate=0.0,
+    jit_compile=jit_compile,
+  )
   is_full = [
-      abs(float(run.step(batch)) - full['lm_example_loss']) < 1e-5
-      for _ in range(9)]
+    abs(float(run.step(batch)) - full['lm_example_loss']) < 1e-5
+    for _ in range(9)
+  ]
   assert is_full == [False, False, True] * 3
 
 
 def test_every_nth_step_is_full_inside_a_loop_of_steps(vocab_path):
   batch = make_batch()
-  run = Run(make_task(vocab_path, 'random', full_step_every=2),
-            learning_rate=0.0)
+  run = Run(
+    make_task(vocab_path, 'random', full_step_every=2), learning_rate=0.0
+  )
   full = run.validate(batch)['lm_example_loss']
 
   @tf.function
@@ -243,14 +294,16 @@ def test_full_every_step_is_plain_training(vocab_path):
   always_full = Run(make_task(vocab_path, 'random', full_step_every=1))
   for _ in range(3):
     np.testing.assert_allclose(
-        always_full.step(batch), plain.step(batch), rtol=1e-5)
+      always_full.step(batch), plain.step(batch), rtol=1e-5
+    )
 
 
 def test_two_runs_with_one_seed_are_identical(vocab_path):
   losses = []
   for _ in range(2):
-    run = Run(make_task(vocab_path, temperature=1.0,
-                        model=dict(dropout_rate=0.1)))
+    run = Run(
+      make_task(vocab_path, temperature=1.0, model=dict(dropout_rate=0.1))
+    )
     losses.append([float(run.step(make_batch(i))) for i in range(4)])
   assert losses[0] == losses[1]
 
@@ -268,21 +321,24 @@ def test_four_replicas_take_the_step_of_one_device(vocab_path):
   @tf.function
   def mirrored_step(batch):
     return strategy.run(
-        lambda b: task.train_step(b, model, optimizer, metrics)['loss'],
-        args=(batch,))
+      lambda b: task.train_step(b, model, optimizer, metrics)['loss'],
+      args=(batch,),
+    )
 
   for i in range(5):
     batch = make_batch(i)
     shares = strategy.experimental_distribute_values_from_function(
-        lambda c, b=batch: {
-            k: tf.split(v, 4)[c.replica_id_in_sync_group]
-            for k, v in b.items()})
+      lambda c, b=batch: {
+        k: tf.split(v, 4)[c.replica_id_in_sync_group] for k, v in b.items()
+      }
+    )
     loss = strategy.reduce('MEAN', mirrored_step(shares), axis=None)
     np.testing.assert_allclose(loss, one.step(batch), rtol=1e-5)
   by_name = {m.name: float(m.result()) for m in metrics}
   for metric in one.metrics:
     assert by_name[metric.name] == pytest.approx(
-        float(metric.result()), rel=1e-5)
+      float(metric.result()), rel=1e-5
+    )
   table = model.encoder_network.token_importance.table
   for value in table.values:
     np.testing.assert_array_equal(value, table.values[0])
@@ -297,18 +353,23 @@ def test_validation_is_on_full_sequences_and_reports_the_gap(vocab_path):
   weights = batch['masked_lm_weights']
   losses = {}
   for drop_tokens in (False, True):
-    logits = run.model(batch, drop_tokens=drop_tokens,
-                       seed=tf.constant([0, 1]))['mlm_logits']
+    logits = run.model(
+      batch, drop_tokens=drop_tokens, seed=tf.constant([0, 1])
+    )['mlm_logits']
     per_slot = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        batch['masked_lm_ids'], logits)
+      batch['masked_lm_ids'], logits
+    )
     losses[drop_tokens] = float(
-        tf.reduce_sum(per_slot * weights) / tf.reduce_sum(weights))
+      tf.reduce_sum(per_slot * weights) / tf.reduce_sum(weights)
+    )
   assert results['lm_example_loss'] == pytest.approx(losses[False], rel=1e-5)
   assert results['validation_loss'] == pytest.approx(losses[False], rel=1e-5)
   assert results['lm_example_loss_dropping'] == pytest.approx(
-      losses[True], rel=1e-5)
+    losses[True], rel=1e-5
+  )
   assert results['full_sequence_gap'] == pytest.approx(
-      losses[False] - losses[True], abs=1e-5)
+    losses[False] - losses[True], abs=1e-5
+  )
   assert abs(results['full_sequence_gap']) > 1e-4
   assert results == run.validate(batch)
 
@@ -347,23 +408,32 @@ def predictable_batch(seed, batch_size=32):
   generator = np.random.default_rng(seed)
   ids = generator.integers(5, 21, [batch_size, SEQ_LENGTH])
   ids[:, 1::2] = generator.integers(21, 25, [batch_size, 1])
-  positions = np.sort(generator.permuted(
-      np.tile(np.arange(SEQ_LENGTH), [batch_size, 1]), axis=1)[:, :2], axis=1)
+  positions = np.sort(
+    generator.permuted(np.tile(np.arange(SEQ_LENGTH), [batch_size, 1]), axis=1)[
+      :, :2
+    ],
+    axis=1,
+  )
   rows = np.arange(batch_size)[:, None]
   labels = ids[rows, positions]
   ids[rows, positions] = SPECIAL.index('[MASK]')
   batch = {
-      'input_word_ids': ids, 'input_mask': np.ones_like(ids),
-      'input_type_ids': np.zeros_like(ids),
-      'masked_lm_positions': positions, 'masked_lm_ids': labels}
+    'input_word_ids': ids,
+    'input_mask': np.ones_like(ids),
+    'input_type_ids': np.zeros_like(ids),
+    'masked_lm_positions': positions,
+    'masked_lm_ids': labels,
+  }
   batch = {k: tf.constant(v, tf.int32) for k, v in batch.items()}
   batch['masked_lm_weights'] = tf.ones(positions.shape)
   return batch
 
 
 def test_predictable_tokens_are_ranked_below_the_others(vocab_path):
-  run = Run(make_task(vocab_path, token_keep_k=10, token_loss_beta=0.9),
-            learning_rate=1e-2)
+  run = Run(
+    make_task(vocab_path, token_keep_k=10, token_loss_beta=0.9),
+    learning_rate=1e-2,
+  )
   for i in range(200):
     run.step(predictable_batch(i))
   topics, others = run.table[21:25].numpy(), run.table[5:21].numpy()

@@ -25,12 +25,12 @@ from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf import task as task_lib
 
 SIZES = {  # layers, hidden size, heads
-    'narrow12': (12, 128, 2),
-    'bert_tiny': (4, 128, 2),
-    'bert_small': (4, 512, 8),
-    'bert_medium': (8, 512, 8),
-    'bert_base': (12, 768, 12),
-    'bert_large': (24, 1024, 16),
+  'narrow12': (12, 128, 2),
+  'bert_tiny': (4, 128, 2),
+  'bert_small': (4, 512, 8),
+  'bert_medium': (8, 512, 8),
+  'bert_base': (12, 768, 12),
+  'bert_large': (24, 1024, 16),
 }
 ARMS = ('stock', 'none', 'loss', 'sampled', 'random', 'fixed_order')
 _SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -52,35 +52,46 @@ class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
 def _task_config(arguments, policy, vocab_path, temperature=0.0):
   num_layers, hidden_size, num_heads = SIZES[arguments.model]
   return configs.PretrainingTaskConfig(
-      model=configs.ModelConfig(
-          vocab_size=arguments.vocab_size, num_layers=num_layers,
-          hidden_size=hidden_size, num_attention_heads=num_heads,
-          intermediate_size=4 * hidden_size,
-          max_position_embeddings=arguments.seq_length,
-          dropout_rate=arguments.dropout_rate,
-          attention_dropout_rate=arguments.dropout_rate,
-          norm_first=arguments.norm_first),
-      token_drop=configs.TokenDropConfig(
-          policy=policy, token_keep_k=arguments.token_keep_k,
-          temperature=temperature),
-      vocabulary=configs.VocabularyConfig(path=vocab_path))
+    model=configs.ModelConfig(
+      vocab_size=arguments.vocab_size,
+      num_layers=num_layers,
+      hidden_size=hidden_size,
+      num_attention_heads=num_heads,
+      intermediate_size=4 * hidden_size,
+      max_position_embeddings=arguments.seq_length,
+      dropout_rate=arguments.dropout_rate,
+      attention_dropout_rate=arguments.dropout_rate,
+      norm_first=arguments.norm_first,
+    ),
+    token_drop=configs.TokenDropConfig(
+      policy=policy,
+      token_keep_k=arguments.token_keep_k,
+      temperature=temperature,
+    ),
+    vocabulary=configs.VocabularyConfig(path=vocab_path),
+  )
 
 
 def _stock_config(arguments):
   num_layers, hidden_size, num_heads = SIZES[arguments.model]
   encoder = encoders.BertEncoderConfig(
-      vocab_size=arguments.vocab_size, num_layers=num_layers,
-      hidden_size=hidden_size, num_attention_heads=num_heads,
-      intermediate_size=4 * hidden_size,
-      max_position_embeddings=arguments.seq_length, type_vocab_size=2,
-      dropout_rate=arguments.dropout_rate,
-      attention_dropout_rate=arguments.dropout_rate,
-      norm_first=arguments.norm_first)
+    vocab_size=arguments.vocab_size,
+    num_layers=num_layers,
+    hidden_size=hidden_size,
+    num_attention_heads=num_heads,
+    intermediate_size=4 * hidden_size,
+    max_position_embeddings=arguments.seq_length,
+    type_vocab_size=2,
+    dropout_rate=arguments.dropout_rate,
+    attention_dropout_rate=arguments.dropout_rate,
+    norm_first=arguments.norm_first,
+  )
   return masked_lm.MaskedLMConfig(
-      model=bert.PretrainerConfig(
-          encoder=encoders.EncoderConfig(type='bert', bert=encoder),
-          cls_heads=[]),
-      train_data=cfg.DataConfig())
+    model=bert.PretrainerConfig(
+      encoder=encoders.EncoderConfig(type='bert', bert=encoder), cls_heads=[]
+    ),
+    train_data=cfg.DataConfig(),
+  )
 
 
 def _build_task(arm, arguments, vocab_path):
@@ -92,18 +103,31 @@ def _build_task(arm, arguments, vocab_path):
     return _FixedOrderTask(_task_config(arguments, 'random', vocab_path))
   if arm == 'sampled':
     return task_lib.TokenDropPretrainingTask(
-        _task_config(arguments, 'loss', vocab_path, temperature=1.0))
+      _task_config(arguments, 'loss', vocab_path, temperature=1.0)
+    )
   return task_lib.TokenDropPretrainingTask(
-      _task_config(arguments, arm, vocab_path))
+    _task_config(arguments, arm, vocab_path)
+  )
 
 
 def _build_optimizer(task):
-  return task.create_optimizer(optimization.OptimizationConfig({
-      'optimizer': {'type': 'adamw', 'adamw': {
-          'weight_decay_rate': 0.01,
-          'exclude_from_weight_decay': ['LayerNorm', 'layer_norm', 'bias']}},
-      'learning_rate': {
-          'type': 'constant', 'constant': {'learning_rate': 1e-4}}}))
+  return task.create_optimizer(
+    optimization.OptimizationConfig(
+      {
+        'optimizer': {
+          'type': 'adamw',
+          'adamw': {
+            'weight_decay_rate': 0.01,
+            'exclude_from_weight_decay': ['LayerNorm', 'layer_norm', 'bias'],
+          },
+        },
+        'learning_rate': {
+          'type': 'constant',
+          'constant': {'learning_rate': 1e-4},
+        },
+      }
+    )
+  )
 
 
 def make_batch(arguments) -> dict[str, tf.Tensor]:
@@ -111,17 +135,19 @@ def make_batch(arguments) -> dict[str, tf.Tensor]:
   shape = [arguments.batch_size, arguments.seq_length]
   slots = [arguments.batch_size, arguments.max_predictions_per_seq]
   uniform = tf.random.stateless_uniform(shape, [1, 2])
-  positions = tf.argsort(uniform)[:, :slots[1]]
+  positions = tf.argsort(uniform)[:, : slots[1]]
   ids = tf.random.stateless_uniform(
-      shape, [3, 4], len(_SPECIAL_TOKENS), arguments.vocab_size, tf.int32)
+    shape, [3, 4], len(_SPECIAL_TOKENS), arguments.vocab_size, tf.int32
+  )
   return {
-      'input_word_ids': ids,
-      'input_mask': tf.ones(shape, tf.int32),
-      'input_type_ids': tf.zeros(shape, tf.int32),
-      'masked_lm_positions': tf.sort(positions),
-      'masked_lm_ids': tf.random.stateless_uniform(
-          slots, [5, 6], len(_SPECIAL_TOKENS), arguments.vocab_size, tf.int32),
-      'masked_lm_weights': tf.ones(slots),
+    'input_word_ids': ids,
+    'input_mask': tf.ones(shape, tf.int32),
+    'input_type_ids': tf.zeros(shape, tf.int32),
+    'masked_lm_positions': tf.sort(positions),
+    'masked_lm_ids': tf.random.stateless_uniform(
+      slots, [5, 6], len(_SPECIAL_TOKENS), arguments.vocab_size, tf.int32
+    ),
+    'masked_lm_weights': tf.ones(slots),
   }
 
 
@@ -130,8 +156,9 @@ def _make_step(arm, arguments, batch, vocab_path) -> Callable[[], tf.Tensor]:
   model, optimizer = task.build_model(), _build_optimizer(task)
   metrics = task.build_metrics(training=True)
   function = tf.function(
-      lambda: task.train_step(batch, model, optimizer, metrics),
-      jit_compile=arguments.xla)
+    lambda: task.train_step(batch, model, optimizer, metrics),
+    jit_compile=arguments.xla,
+  )
   return lambda: function()['loss'].numpy()
 
 
@@ -147,8 +174,9 @@ def time_arms(arguments) -> list[dict]:
   """
   vocab_path = _write_vocabulary(arguments.vocab_size)
   batch = make_batch(arguments)
-  steps = {arm: _make_step(arm, arguments, batch, vocab_path)
-           for arm in arguments.arms}
+  steps = {
+    arm: _make_step(arm, arguments, batch, vocab_path) for arm in arguments.arms
+  }
   seconds = {arm: [] for arm in steps}
   for i in range(arguments.warm_up_steps + arguments.steps):
     for arm, step in steps.items():
@@ -164,15 +192,18 @@ def _summarize(seconds, tokens_per_step):
   first = next(iter(medians.values()))
   rows = []
   for arm, values in seconds.items():
-    quartiles = (statistics.quantiles(values, n=4) if len(values) > 1
-                 else [values[0]] * 3)
-    rows.append({
+    quartiles = (
+      statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    )
+    rows.append(
+      {
         'name': arm,
         'median_seconds': medians[arm],
         'spread_seconds': (quartiles[2] - quartiles[0]) / 2,
         'tokens_per_second': tokens_per_step / medians[arm],
         'ratio_to_first': medians[arm] / first,
-    })
+      }
+    )
   return rows
 
 
@@ -185,19 +216,21 @@ def time_selection(arguments, repeats: int = 200) -> float:
   task = _build_task('loss', arguments, vocab_path)
   config = task.task_config
   encoder = task_lib.build_encoder(
-      config.model, config.token_drop, task.vocabulary)
+    config.model, config.token_drop, task.vocabulary
+  )
   encoder.token_importance.build(None)
   batch = make_batch(arguments)
   losses = tf.random.stateless_uniform(
-      tf.shape(batch['masked_lm_ids']), [7, 8], 0.0, 10.0)
+    tf.shape(batch['masked_lm_ids']), [7, 8], 0.0, 10.0
+  )
 
   @tf.function(jit_compile=arguments.xla)
   def select(seed):
-    features, order = encoder._sort(
-        batch, arguments.token_keep_k, seed)
+    features, order = encoder._sort(batch, arguments.token_keep_k, seed)
     rows = encoder._query_rows(batch['masked_lm_positions'], order, False)
     encoder.token_importance.update(
-        batch['masked_lm_ids'], losses, batch['masked_lm_weights'])
+      batch['masked_lm_ids'], losses, batch['masked_lm_weights']
+    )
     return list(features.values()) + [rows]
 
   seconds = []
@@ -210,7 +243,8 @@ def time_selection(arguments, repeats: int = 200) -> float:
 
 def _write_vocabulary(vocab_size):
   with tempfile.NamedTemporaryFile(
-      'w', suffix='.txt', delete=False, encoding='utf-8') as file:
+    'w', suffix='.txt', delete=False, encoding='utf-8'
+  ) as file:
     ordinary = (f'token{i}' for i in range(vocab_size - len(_SPECIAL_TOKENS)))
     file.write('\n'.join([*_SPECIAL_TOKENS, *ordinary]) + '\n')
   return file.name
@@ -218,27 +252,31 @@ def _write_vocabulary(vocab_size):
 
 def format_table(rows: Sequence[dict]) -> str:
   """Returns the rows as a table for the terminal."""
-  lines = [f'{"arm":<14}{"seconds/step":>14}{"spread":>10}'
-           f'{"tokens/s":>12}{"ratio":>8}']
+  lines = [
+    f'{"arm":<14}{"seconds/step":>14}{"spread":>10}{"tokens/s":>12}{"ratio":>8}'
+  ]
   for row in rows:
     lines.append(
-        f'{row["name"]:<14}{row["median_seconds"]:>14.4f}'
-        f'{row["spread_seconds"]:>10.4f}{row["tokens_per_second"]:>12,.0f}'
-        f'{row["ratio_to_first"]:>8.3f}')
+      f'{row["name"]:<14}{row["median_seconds"]:>14.4f}'
+      f'{row["spread_seconds"]:>10.4f}{row["tokens_per_second"]:>12,.0f}'
+      f'{row["ratio_to_first"]:>8.3f}'
+    )
   return '\n'.join(lines)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """Parses the command line of `tools/benchmark_step.py`."""
   parser = command_line.ArgumentParser(
-      description='Times whole train steps of several arms side by side: '
-      'stock (the Model Garden\'s BertEncoderV2 and BertPretrainerV2), none '
-      '(ours without dropping), loss (ours with token dropping, ranked), '
-      'sampled (the same at temperature 1), random, fixed_order (ours, always '
-      'keeping the first K positions).')
+    description='Times whole train steps of several arms side by side: '
+    "stock (the Model Garden's BertEncoderV2 and BertPretrainerV2), none "
+    '(ours without dropping), loss (ours with token dropping, ranked), '
+    'sampled (the same at temperature 1), random, fixed_order (ours, always '
+    'keeping the first K positions).'
+  )
   parser.add_argument('--model', choices=sorted(SIZES), default='bert_base')
-  parser.add_argument('--precision', default='float32',
-                      choices=('float32', 'mixed_bfloat16'))
+  parser.add_argument(
+    '--precision', default='float32', choices=('float32', 'mixed_bfloat16')
+  )
   parser.add_argument('--batch_size', type=int, default=8)
   parser.add_argument('--seq_length', type=int, default=512)
   parser.add_argument('--token_keep_k', type=int, default=256)
@@ -248,19 +286,26 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--norm_first', action='store_true')
   parser.add_argument('--steps', type=int, default=7)
   parser.add_argument('--warm_up_steps', type=int, default=2)
-  parser.add_argument('--arms', default='stock,none,loss',
-                      help='comma-separated, of: ' + ', '.join(ARMS))
+  parser.add_argument(
+    '--arms',
+    default='stock,none,loss',
+    help='comma-separated, of: ' + ', '.join(ARMS),
+  )
   parser.add_argument('--xla', action='store_true', help='compile with XLA')
-  parser.add_argument('--selection', action='store_true',
-                      help='also time selection and table update alone')
+  parser.add_argument(
+    '--selection',
+    action='store_true',
+    help='also time selection and table update alone',
+  )
   parser.add_argument('--output_json', default='')
   arguments = parser.parse_args(argv)
   arguments.arms = arguments.arms.split(',')
   unknown = [arm for arm in arguments.arms if arm not in ARMS]
   if unknown:
     raise errors.ConfigurationError(
-        f'--arms must name arms of {", ".join(ARMS)}. Received: '
-        f'{", ".join(unknown)}.')
+      f'--arms must name arms of {", ".join(ARMS)}. Received: '
+      f'{", ".join(unknown)}.'
+    )
   return arguments
 
 

@@ -20,6 +20,7 @@ class RunCurve:
     accuracy: MLM accuracy on full sequences.
     seconds_per_step: median over the train loops, or what was measured apart.
   """
+
   name: str
   steps: list[int]
   full: list[float]
@@ -33,8 +34,9 @@ class RunCurve:
     return [step * self.seconds_per_step for step in self.steps]
 
 
-def read_run(name: str, model_dir: str,
-             seconds_per_step: float | None = None) -> RunCurve:
+def read_run(
+  name: str, model_dir: str, seconds_per_step: float | None = None
+) -> RunCurve:
   """Reads one run.
 
   Args:
@@ -48,47 +50,57 @@ def read_run(name: str, model_dir: str,
   path = os.path.join(model_dir, progress.METRICS_FILE)
   if not os.path.exists(path):
     raise errors.DataError(
-        f'A run to compare must hold {progress.METRICS_FILE}. Received: '
-        f'{model_dir}, which does not. Name the --model_dir of a training.')
+      f'A run to compare must hold {progress.METRICS_FILE}. Received: '
+      f'{model_dir}, which does not. Name the --model_dir of a training.'
+    )
   with open(path, encoding='utf-8') as file:
     rows = [json.loads(line) for line in file]
   validations = [row for row in rows if row['kind'] == 'validation']
   if not validations:
     raise errors.DataError(
-        f'A run to compare must have been validated. Received: {model_dir}, '
-        'which was not. Train with --mode=train_and_eval.')
+      f'A run to compare must have been validated. Received: {model_dir}, '
+      'which was not. Train with --mode=train_and_eval.'
+    )
   return RunCurve(
-      name=name,
-      steps=[row['step'] for row in validations],
-      full=[row['lm_example_loss'] for row in validations],
-      dropping=[row['lm_example_loss_dropping'] for row in validations
-                if 'lm_example_loss_dropping' in row],
-      accuracy=[row['masked_lm_accuracy'] for row in validations],
-      seconds_per_step=seconds_per_step or _measured_seconds_per_step(rows))
+    name=name,
+    steps=[row['step'] for row in validations],
+    full=[row['lm_example_loss'] for row in validations],
+    dropping=[
+      row['lm_example_loss_dropping']
+      for row in validations
+      if 'lm_example_loss_dropping' in row
+    ],
+    accuracy=[row['masked_lm_accuracy'] for row in validations],
+    seconds_per_step=seconds_per_step or _measured_seconds_per_step(rows),
+  )
 
 
 def _measured_seconds_per_step(rows):
   seconds = [
-      row['seconds_per_step'] for row in rows
-      if row['kind'] == 'train' and not row['includes_compilation']]
+    row['seconds_per_step']
+    for row in rows
+    if row['kind'] == 'train' and not row['includes_compilation']
+  ]
   return statistics.median(seconds) if seconds else float('nan')
 
 
 def format_table(curves: list[RunCurve]) -> str:
   """Returns the last validation of every run as a Markdown table."""
   lines = [
-      '| run | steps | full sequences | with dropping | gap | accuracy '
-      '| seconds a step | seconds |',
-      '|---|---|---|---|---|---|---|---|']
+    '| run | steps | full sequences | with dropping | gap | accuracy '
+    '| seconds a step | seconds |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
   for curve in curves:
     dropping, gap = '-', '-'
     if curve.dropping:
       dropping = f'{curve.dropping[-1]:.3f}'
       gap = f'{curve.full[-1] - curve.dropping[-1]:+.3f}'
     lines.append(
-        f'| {curve.name} | {curve.steps[-1]:,} | {curve.full[-1]:.3f} '
-        f'| {dropping} | {gap} | {curve.accuracy[-1]:.3f} '
-        f'| {curve.seconds_per_step:.3f} | {curve.seconds[-1]:.0f} |')
+      f'| {curve.name} | {curve.steps[-1]:,} | {curve.full[-1]:.3f} '
+      f'| {dropping} | {gap} | {curve.accuracy[-1]:.3f} '
+      f'| {curve.seconds_per_step:.3f} | {curve.seconds[-1]:.0f} |'
+    )
   return '\n'.join(lines)
 
 
@@ -101,12 +113,19 @@ def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
     floor: unigram entropy in nats, drawn as a line.
   """
   import matplotlib
+
   matplotlib.use('Agg')
   from matplotlib import pyplot
+
   groups = sorted({_group(curve) for curve in curves})
   figure, axes = pyplot.subplots(
-      len(groups), 2, figsize=(9, 3.2 * len(groups)), sharey='row',
-      squeeze=False, layout='constrained')
+    len(groups),
+    2,
+    figsize=(9, 3.2 * len(groups)),
+    sharey='row',
+    squeeze=False,
+    layout='constrained',
+  )
   for group, (by_step, by_time) in zip(groups, axes, strict=True):
     members = [curve for curve in curves if _group(curve) == group]
     for i, curve in enumerate(members):
@@ -115,8 +134,9 @@ def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
       by_time.plot(curve.seconds, curve.full, color=f'C{i}', label=label)
     for axis in (by_step, by_time):
       if floor is not None:
-        axis.axhline(floor, color='grey', linestyle=':',
-                     label='unigram entropy')
+        axis.axhline(
+          floor, color='grey', linestyle=':', label='unigram entropy'
+        )
       axis.spines[['top', 'right']].set_visible(False)
     by_step.set_title(group or 'full sequences', loc='left', fontsize=10)
     by_step.set_ylabel('validation MLM loss, nats')
@@ -133,20 +153,28 @@ def _group(curve):
 def main(arguments):
   """Prints the table and, if asked, draws the figure."""
   parser = command_line.ArgumentParser(
-      prog='compare_runs.py', description=__doc__ + '''
+    prog='compare_runs.py',
+    description=__doc__
+    + """
 
   compare_runs.py plain=runs/plain ranked=runs/ranked --figure=losses.svg
 
 Names with a comma, 'plain, small start', are drawn in one panel per part after
-the comma.''')
+the comma.""",
+  )
   parser.add_argument('runs', nargs='+', metavar='NAME=MODEL_DIR')
   parser.add_argument('--figure', help='.svg or .png file to draw')
-  parser.add_argument('--unigram_entropy', type=float,
-                      help='in nats; drawn as the floor to get below')
   parser.add_argument(
-      '--seconds_per_step', default='',
-      help='JSON file {name: seconds} with times measured apart, e.g. on an '
-      'idle machine')
+    '--unigram_entropy',
+    type=float,
+    help='in nats; drawn as the floor to get below',
+  )
+  parser.add_argument(
+    '--seconds_per_step',
+    default='',
+    help='JSON file {name: seconds} with times measured apart, e.g. on an '
+    'idle machine',
+  )
   flags = parser.parse_args(arguments)
   seconds = {}
   if flags.seconds_per_step:
@@ -157,7 +185,8 @@ the comma.''')
     name, equals, model_dir = run.rpartition('=')
     if not equals:
       raise errors.ConfigurationError(
-          f'A run is named NAME=MODEL_DIR. Received: {run}.')
+        f'A run is named NAME=MODEL_DIR. Received: {run}.'
+      )
     curves.append(read_run(name, model_dir, seconds.get(name)))
   print(format_table(curves))
   if flags.figure:

@@ -17,6 +17,7 @@ from official.nlp.configs import encoders
 from tokendrop_tf import errors
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
+POSITION_INITIALIZERS = ('truncated_normal', 'sinusoidal')
 POLICIES = ('loss', 'frequency', 'random', 'none')
 PACKINGS = ('across_documents', 'within_documents')
 DECAYS = ('linear', 'cosine', 'constant')
@@ -35,6 +36,7 @@ class ModelConfig(encoders.BertEncoderConfig):
   """A BERT encoder with its masked-LM head; field names are the Model Garden's.
 
   Attributes:
+    position_initializer: 'truncated_normal', as stock, or 'sinusoidal'.
     residual_initializer_scale: factor on the initial standard deviation of the
       kernels that end a residual branch (attention output, second
       feed-forward).
@@ -42,6 +44,7 @@ class ModelConfig(encoders.BertEncoderConfig):
     use_next_sentence_head: adds the next-sentence classification head.
   """
 
+  position_initializer: str = 'truncated_normal'
   residual_initializer_scale: float = 1.0
   mlm_activation: str = 'gelu'
   use_next_sentence_head: bool = False
@@ -110,8 +113,8 @@ class PretrainingDataConfig(cfg.DataConfig):
     tfds_text_feature: name of the text feature of the TFDS data set.
     seed: seed of document order, masks and shuffling.
     num_epochs: passes over the corpus; 0 is without end.
-    held_out_documents: with the embedded corpus or TFDS-less text, every n-th
-      document belongs to validation and is left out of training; 0 is none.
+    held_out_documents: of text, every n-th document belongs to validation and
+      is left out of training; 0 is none.
   """
 
   seq_length: int = 512
@@ -218,6 +221,7 @@ RANGES = {
   'model.residual_initializer_scale': Range(
     'above 0 and at most 10', lambda value: 0 < value <= 10
   ),
+  'model.position_initializer': _one_of(POSITION_INITIALIZERS),
   'token_drop.policy': _one_of(POLICIES),
   'token_drop.token_keep_k': _at_least(1),
   'token_drop.crossing_layer': _at_least(1),

@@ -72,6 +72,8 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     attention_dropout: dropout rate of attention probabilities.
     initializer: initializer of all kernels and embeddings.
     embedding_width: width of the word embeddings; `None` is H.
+    position_initializer: initializer of the position table; `None` is
+      `initializer`.
     norm_first: normalizes inputs of a residual branch instead of its sum.
     residual_initializer_scale: factor on the initial kernels that end a
       residual branch.
@@ -89,29 +91,30 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
   """
 
   def __init__(
-      self,
-      vocab_size: int,
-      hidden_size: int = 768,
-      num_layers: int = 12,
-      num_attention_heads: int = 12,
-      max_sequence_length: int = 512,
-      type_vocab_size: int = 16,
-      inner_dim: int = 3072,
-      inner_activation=activations.gelu,
-      output_dropout: float = 0.1,
-      attention_dropout: float = 0.1,
-      token_keep_k: int | None = None,
-      crossing_layer: int | None = None,
-      temperature: float = 0.0,
-      token_loss_init_value: float = 10.0,
-      token_loss_beta: float = 0.995,
-      token_allow_list: Sequence[int] = (),
-      token_deny_list: Sequence[int] = (),
-      initializer=None,
-      embedding_width: int | None = None,
-      norm_first: bool = False,
-      residual_initializer_scale: float = 1.0,
-      **kwargs,
+    self,
+    vocab_size: int,
+    hidden_size: int = 768,
+    num_layers: int = 12,
+    num_attention_heads: int = 12,
+    max_sequence_length: int = 512,
+    type_vocab_size: int = 16,
+    inner_dim: int = 3072,
+    inner_activation=activations.gelu,
+    output_dropout: float = 0.1,
+    attention_dropout: float = 0.1,
+    token_keep_k: int | None = None,
+    crossing_layer: int | None = None,
+    temperature: float = 0.0,
+    token_loss_init_value: float = 10.0,
+    token_loss_beta: float = 0.995,
+    token_allow_list: Sequence[int] = (),
+    token_deny_list: Sequence[int] = (),
+    initializer=None,
+    embedding_width: int | None = None,
+    position_initializer=None,
+    norm_first: bool = False,
+    residual_initializer_scale: float = 1.0,
+    **kwargs,
   ):
     super().__init__(**kwargs)
     if initializer is None:
@@ -119,33 +122,40 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     initializer = tf_keras.initializers.get(initializer)
     activation = tf_keras.activations.get(inner_activation)
     self._config = {
-        'vocab_size': vocab_size,
-        'hidden_size': hidden_size,
-        'num_layers': num_layers,
-        'num_attention_heads': num_attention_heads,
-        'max_sequence_length': max_sequence_length,
-        'type_vocab_size': type_vocab_size,
-        'inner_dim': inner_dim,
-        'inner_activation': tf_utils.serialize_activation(
-            activation, use_legacy_format=True),
-        'output_dropout': output_dropout,
-        'attention_dropout': attention_dropout,
-        'token_keep_k': token_keep_k,
-        'crossing_layer': crossing_layer,
-        'temperature': temperature,
-        'token_loss_init_value': token_loss_init_value,
-        'token_loss_beta': token_loss_beta,
-        'token_allow_list': tuple(token_allow_list),
-        'token_deny_list': tuple(token_deny_list),
-        'initializer': tf_utils.serialize_initializer(
-            initializer, use_legacy_format=True),
-        'embedding_width': embedding_width or hidden_size,
-        'norm_first': norm_first,
-        'residual_initializer_scale': residual_initializer_scale,
+      'vocab_size': vocab_size,
+      'hidden_size': hidden_size,
+      'num_layers': num_layers,
+      'num_attention_heads': num_attention_heads,
+      'max_sequence_length': max_sequence_length,
+      'type_vocab_size': type_vocab_size,
+      'inner_dim': inner_dim,
+      'inner_activation': tf_utils.serialize_activation(
+        activation, use_legacy_format=True
+      ),
+      'output_dropout': output_dropout,
+      'attention_dropout': attention_dropout,
+      'token_keep_k': token_keep_k,
+      'crossing_layer': crossing_layer,
+      'temperature': temperature,
+      'token_loss_init_value': token_loss_init_value,
+      'token_loss_beta': token_loss_beta,
+      'token_allow_list': tuple(token_allow_list),
+      'token_deny_list': tuple(token_deny_list),
+      'initializer': tf_utils.serialize_initializer(
+        initializer, use_legacy_format=True
+      ),
+      'embedding_width': embedding_width or hidden_size,
+      'position_initializer': tf_utils.serialize_initializer(
+        tf_keras.initializers.get(position_initializer or initializer),
+        use_legacy_format=True,
+      ),
+      'norm_first': norm_first,
+      'residual_initializer_scale': residual_initializer_scale,
     }
     self._token_keep_k = token_keep_k
     self._crossing_layer = (
-        num_layers // 2 if crossing_layer is None else crossing_layer)
+      num_layers // 2 if crossing_layer is None else crossing_layer
+    )
     if token_keep_k is not None:
       _check_layout(num_layers, self._crossing_layer, token_keep_k)
     self._output_dropout_rate = output_dropout
@@ -153,8 +163,9 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     self._create_blocks(initializer, activation)
     self._create_drop_stage()
     self.inputs = {
-        name: tf_keras.Input(shape=(None,), dtype=tf.int32)
-        for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
+      name: tf_keras.Input(shape=(None,), dtype=tf.int32)
+      for name in ('input_word_ids', 'input_mask', 'input_type_ids')
+    }
 
   # Attribute names below are those of `BertEncoderV2`: a checkpoint keeps them.
 
@@ -162,43 +173,58 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     config = self._config
     clone = tf_utils.clone_initializer
     self._embedding_layer = garden_layers.OnDeviceEmbedding(
-        vocab_size=config['vocab_size'],
-        embedding_width=config['embedding_width'],
-        initializer=clone(initializer), name='word_embeddings')
+      vocab_size=config['vocab_size'],
+      embedding_width=config['embedding_width'],
+      initializer=clone(initializer),
+      name='word_embeddings',
+    )
     self._position_embedding_layer = layers.IndexedPositionEmbedding(
-        max_length=config['max_sequence_length'],
-        initializer=clone(initializer), name='position_embedding')
+      max_length=config['max_sequence_length'],
+      initializer=tf_keras.initializers.get(config['position_initializer']),
+      name='position_embedding',
+    )
     self._type_embedding_layer = garden_layers.OnDeviceEmbedding(
-        vocab_size=config['type_vocab_size'],
-        embedding_width=config['embedding_width'],
-        initializer=clone(initializer), use_one_hot=True,
-        name='type_embeddings')
+      vocab_size=config['type_vocab_size'],
+      embedding_width=config['embedding_width'],
+      initializer=clone(initializer),
+      use_one_hot=True,
+      name='type_embeddings',
+    )
     self._embedding_norm_layer = tf_keras.layers.LayerNormalization(
-        name='embeddings/layer_norm', axis=-1, epsilon=1e-12, dtype=tf.float32)
+      name='embeddings/layer_norm', axis=-1, epsilon=1e-12, dtype=tf.float32
+    )
     self._embedding_projection = None
     if config['embedding_width'] != config['hidden_size']:
       self._embedding_projection = tf_keras.layers.EinsumDense(
-          '...x,xy->...y', output_shape=config['hidden_size'], bias_axes='y',
-          kernel_initializer=clone(initializer), name='embedding_projection')
+        '...x,xy->...y',
+        output_shape=config['hidden_size'],
+        bias_axes='y',
+        kernel_initializer=clone(initializer),
+        name='embedding_projection',
+      )
 
   def _create_blocks(self, initializer, activation):
     config = self._config
     self._transformer_layers = [
-        layers.TransformerBlock(
-            num_attention_heads=config['num_attention_heads'],
-            inner_dim=config['inner_dim'],
-            inner_activation=activation,
-            output_dropout=config['output_dropout'],
-            attention_dropout=config['attention_dropout'],
-            norm_first=config['norm_first'],
-            kernel_initializer=tf_utils.clone_initializer(initializer),
-            residual_initializer_scale=config['residual_initializer_scale'],
-            name=f'transformer/layer_{i}')
-        for i in range(config['num_layers'])]
-    self._pooler_layer = tf_keras.layers.Dense(
-        units=config['hidden_size'], activation='tanh',
+      layers.TransformerBlock(
+        num_attention_heads=config['num_attention_heads'],
+        inner_dim=config['inner_dim'],
+        inner_activation=activation,
+        output_dropout=config['output_dropout'],
+        attention_dropout=config['attention_dropout'],
+        norm_first=config['norm_first'],
         kernel_initializer=tf_utils.clone_initializer(initializer),
-        name='pooler_transform')
+        residual_initializer_scale=config['residual_initializer_scale'],
+        name=f'transformer/layer_{i}',
+      )
+      for i in range(config['num_layers'])
+    ]
+    self._pooler_layer = tf_keras.layers.Dense(
+      units=config['hidden_size'],
+      activation='tanh',
+      kernel_initializer=tf_utils.clone_initializer(initializer),
+      name='pooler_transform',
+    )
 
   def _create_drop_stage(self):
     config = self._config
@@ -206,14 +232,16 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     if config['token_keep_k'] is None:
       return
     self._token_importance = layers.TokenImportance(
-        vocab_size=config['vocab_size'],
-        init_value=config['token_loss_init_value'],
-        beta=config['token_loss_beta'],
-        always_keep_ids=config['token_allow_list'],
-        always_drop_ids=config['token_deny_list'],
-        name='token_importance')
+      vocab_size=config['vocab_size'],
+      init_value=config['token_loss_init_value'],
+      beta=config['token_loss_beta'],
+      always_keep_ids=config['token_allow_list'],
+      always_drop_ids=config['token_deny_list'],
+      name='token_importance',
+    )
     self._token_order = layers.TokenOrder(
-        temperature=config['temperature'], name='token_order')
+      temperature=config['temperature'], name='token_order'
+    )
 
   def build(self, input_shape):
     # Weights that a first call without dropping, or at positions only, would
@@ -225,11 +253,19 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
       self._pooler_layer.build([None, self._config['hidden_size']])
     super().build(input_shape)
 
-  def call(self, inputs, output_positions=None, training=False,
-           drop_tokens=None, token_keep_k=None, seed=None,
-           return_pooled_output=True):
+  def call(
+    self,
+    inputs,
+    output_positions=None,
+    training=False,
+    drop_tokens=None,
+    token_keep_k=None,
+    seed=None,
+    return_pooled_output=True,
+  ):
     keep_k = self._resolve_keep_k(
-        inputs['input_word_ids'], training, drop_tokens, token_keep_k)
+      inputs['input_word_ids'], training, drop_tokens, token_keep_k
+    )
     order_seed, dropout_seeds = self._seeds(training, seed)
     # 1., 2. Sort the integers: ids, types, mask and positions.
     features, order = self._sort(inputs, keep_k, order_seed)
@@ -238,16 +274,20 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     bias = self._attention_bias(features['input_mask'])
     # 4. to 6. All layers but the last.
     rows, all_rows = self._run_layers(
-        rows, bias, keep_k, training, dropout_seeds[1:])
+      rows, bias, keep_k, training, dropout_seeds[1:]
+    )
     # 7. The last layer, at the rows that are asked for.
-    queries = self._query_rows(
-        output_positions, order, return_pooled_output)
+    queries = self._query_rows(output_positions, order, return_pooled_output)
     last = self._transformer_layers[-1](
-        rows if queries is None else tf.gather(rows, queries, batch_dims=1),
-        key_value=None if queries is None else rows,
-        attention_bias=bias, training=training, seed=dropout_seeds[-1])
+      rows if queries is None else tf.gather(rows, queries, batch_dims=1),
+      key_value=None if queries is None else rows,
+      attention_bias=bias,
+      training=training,
+      seed=dropout_seeds[-1],
+    )
     return self._outputs(
-        last, all_rows, keep_k, output_positions, return_pooled_output)
+      last, all_rows, keep_k, output_positions, return_pooled_output
+    )
 
   def _resolve_keep_k(self, word_ids, training, drop_tokens, token_keep_k):
     """Returns K where tokens are dropped in this call, else `None`."""
@@ -257,19 +297,22 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
       return None
     if self._token_keep_k is None:
       raise ValueError(
-          'drop_tokens needs an encoder that can drop. Received: '
-          'token_keep_k=None at construction. Set token_drop.token_keep_k.')
+        'drop_tokens needs an encoder that can drop. Received: '
+        'token_keep_k=None at construction. Set token_drop.token_keep_k.'
+      )
     keep_k = self._token_keep_k if token_keep_k is None else token_keep_k
     seq_length = word_ids.shape[1]
     if seq_length is None:
       raise ValueError(
-          'Dropping tokens needs a static sequence length. '
-          f'Received: input_word_ids of shape {word_ids.shape}.')
+        'Dropping tokens needs a static sequence length. '
+        f'Received: input_word_ids of shape {word_ids.shape}.'
+      )
     if not 1 <= keep_k <= seq_length:
       raise ValueError(
-          'token_keep_k must be from 1 to seq_length. Received: '
-          f'token_keep_k={keep_k}, seq_length={seq_length}. '
-          'Set token_drop.token_keep_k.')
+        'token_keep_k must be from 1 to seq_length. Received: '
+        f'token_keep_k={keep_k}, seq_length={seq_length}. '
+        'Set token_drop.token_keep_k.'
+      )
     return None if keep_k == seq_length else keep_k
 
   def _seeds(self, training, seed):
@@ -290,8 +333,9 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     scores = self._token_importance(inputs['input_word_ids'])
     order = self._token_order(scores, seed=seed)
     features = {
-        name: tf.gather(inputs[name], order, batch_dims=1)
-        for name in ('input_word_ids', 'input_mask', 'input_type_ids')}
+      name: tf.gather(inputs[name], order, batch_dims=1)
+      for name in ('input_word_ids', 'input_mask', 'input_type_ids')
+    }
     return features, order
 
   def _embed(self, features, order, seed):
@@ -330,11 +374,13 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     # Dropping is this slice: the tokens that matter come first.
     kept, dropped = rows[:, :keep_k], rows[:, keep_k:]
     crossing, seed = blocks[num_full]
-    kept = crossing(kept, key_value=rows, attention_bias=bias,
-                    training=training, seed=seed)
-    for block, seed in blocks[num_full + 1:]:
-      kept = block(kept, attention_bias=bias[..., :keep_k],
-                   training=training, seed=seed)
+    kept = crossing(
+      kept, key_value=rows, attention_bias=bias, training=training, seed=seed
+    )
+    for block, seed in blocks[num_full + 1 :]:
+      kept = block(
+        kept, attention_bias=bias[..., :keep_k], training=training, seed=seed
+      )
     # Restoring is this concatenation.
     return tf.concat([kept, tf.cast(dropped, kept.dtype)], axis=1), None
 
@@ -349,8 +395,9 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
       return place
     return tf.gather(place, output_positions, batch_dims=1)
 
-  def _outputs(self, last, all_rows, keep_k, output_positions,
-               return_pooled_output):
+  def _outputs(
+    self, last, all_rows, keep_k, output_positions, return_pooled_output
+  ):
     outputs = {}
     if return_pooled_output:
       outputs['pooled_output'] = self._pooler_layer(last[:, 0, :])
@@ -387,15 +434,18 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
 def _check_layout(num_layers, crossing_layer, token_keep_k):
   if num_layers < 3:
     raise ValueError(
-        'Dropping tokens needs at least 3 layers: one that crosses, one on the '
-        f'kept tokens, one on all. Received: num_layers={num_layers}. '
-        'Set model.num_layers.')
+      'Dropping tokens needs at least 3 layers: one that crosses, one on the '
+      f'kept tokens, one on all. Received: num_layers={num_layers}. '
+      'Set model.num_layers.'
+    )
   if not 1 <= crossing_layer <= num_layers - 1:
     raise ValueError(
-        'crossing_layer must be from 1 to num_layers - 1. Received: '
-        f'crossing_layer={crossing_layer}, num_layers={num_layers}. '
-        'Set token_drop.crossing_layer.')
+      'crossing_layer must be from 1 to num_layers - 1. Received: '
+      f'crossing_layer={crossing_layer}, num_layers={num_layers}. '
+      'Set token_drop.crossing_layer.'
+    )
   if token_keep_k < 1:
     raise ValueError(
-        'token_keep_k must be at least 1. '
-        f'Received: token_keep_k={token_keep_k}. Set token_drop.token_keep_k.')
+      'token_keep_k must be at least 1. '
+      f'Received: token_keep_k={token_keep_k}. Set token_drop.token_keep_k.'
+    )

@@ -121,6 +121,7 @@ def model(
   max_position_embeddings: int = 512,
   type_vocab_size: int = 2,
   initializer_range: float = 0.02,
+  position_initializer: str = 'truncated_normal',
   residual_initializer_scale: float = 1.0,
   norm_first: bool = False,
   mlm_activation: str = 'gelu',
@@ -143,6 +144,9 @@ def model(
     type_vocab_size: number of segment types.
     initializer_range: standard deviation of the initial kernels; 0.02 suits a
       width of 768, narrower models need more.
+    position_initializer: 'truncated_normal', as stock, or 'sinusoidal': the
+      table starts as sines and cosines of the same standard deviation, so
+      that attention to neighbours is learnt for all positions at once.
     residual_initializer_scale: factor on that for the kernels that end a
       residual branch; 1 is stock BERT, 0.2 starts near the identity.
     norm_first: normalises before instead of after each block.
@@ -161,6 +165,7 @@ def model(
     max_position_embeddings=max_position_embeddings,
     type_vocab_size=type_vocab_size,
     initializer_range=initializer_range,
+    position_initializer=position_initializer,
     residual_initializer_scale=residual_initializer_scale,
     norm_first=norm_first,
     mlm_activation=mlm_activation,

@@ -36,48 +36,60 @@ class TokenDropPretrainer(tf_keras.Model):
   """
 
   def __init__(
-      self,
-      encoder_network: encoder_lib.TokenDropBertEncoder,
-      mlm_activation=None,
-      mlm_initializer='glorot_uniform',
-      classification_heads: Sequence[tf_keras.layers.Layer] = (),
-      name: str = 'bert',
-      **kwargs,
+    self,
+    encoder_network: encoder_lib.TokenDropBertEncoder,
+    mlm_activation=None,
+    mlm_initializer='glorot_uniform',
+    classification_heads: Sequence[tf_keras.layers.Layer] = (),
+    name: str = 'bert',
+    **kwargs,
   ):
     super().__init__(name=name, **kwargs)
     self.encoder_network = encoder_network
     encoder_network(encoder_network.inputs)  # creates the embedding table
     self.classification_heads = list(classification_heads)
     self.masked_lm = layers.MaskedLMHead(
-        embedding_table=encoder_network.get_embedding_table(),
-        activation=mlm_activation, initializer=mlm_initializer,
-        name='cls/predictions')
+      embedding_table=encoder_network.get_embedding_table(),
+      activation=mlm_activation,
+      initializer=mlm_initializer,
+      name='cls/predictions',
+    )
     self._build_heads()
     self._create_guard()
 
   def _build_heads(self):
     inputs = dict(
-        self.encoder_network.inputs,
-        masked_lm_positions=tf_keras.Input(shape=(None,), dtype=tf.int32))
+      self.encoder_network.inputs,
+      masked_lm_positions=tf_keras.Input(shape=(None,), dtype=tf.int32),
+    )
     self(inputs)
 
   @tf.__internal__.tracking.no_automatic_dependency_tracking
   def _create_guard(self):
     # Says where a run went wrong; it is no part of a model or checkpoint.
     self.first_nonfinite_step = tf.Variable(
-        -1, dtype=tf.int64, trainable=False, name='first_nonfinite_step',
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+      -1,
+      dtype=tf.int64,
+      trainable=False,
+      name='first_nonfinite_step',
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
 
-  def call(self, inputs, training=False, drop_tokens=None, token_keep_k=None,
-           seed=None):
+  def call(
+    self, inputs, training=False, drop_tokens=None, token_keep_k=None, seed=None
+  ):
     positions = inputs.get('masked_lm_positions')
     if positions is not None and self.classification_heads:
       positions = tf.pad(positions, [[0, 0], [1, 0]])  # heads read position 0
     outputs = self.encoder_network(
-        {name: inputs[name] for name in self.encoder_network.inputs},
-        output_positions=positions, training=training, drop_tokens=drop_tokens,
-        token_keep_k=token_keep_k, seed=seed,
-        return_pooled_output=positions is None)
+      {name: inputs[name] for name in self.encoder_network.inputs},
+      output_positions=positions,
+      training=training,
+      drop_tokens=drop_tokens,
+      token_keep_k=token_keep_k,
+      seed=seed,
+      return_pooled_output=positions is None,
+    )
     rows = outputs['sequence_output']
     for head in self.classification_heads:
       outputs[head.name] = self._classify(head, rows, training, seed)
@@ -92,7 +104,8 @@ class TokenDropPretrainer(tf_keras.Model):
     if training:
       seed = random_seeds.draw_seed() if seed is None else seed
       features = random_seeds.dropout(
-          features, head.dropout_rate, random_seeds.per_replica_seed(seed))
+        features, head.dropout_rate, random_seeds.per_replica_seed(seed)
+      )
     return head.out_proj(features)
 
   @property
@@ -103,7 +116,8 @@ class TokenDropPretrainer(tf_keras.Model):
     gradient it must not decay either.
     """
     pooler = {
-        id(v) for v in self.encoder_network.pooler_layer.trainable_variables}
+      id(v) for v in self.encoder_network.pooler_layer.trainable_variables
+    }
     return [v for v in self.trainable_variables if id(v) not in pooler]
 
   @property

@@ -46,7 +46,7 @@ GIN_FILE = 'quickstart.gin'
 DEFAULT_OUTPUT = os.path.join('runs', 'quickstart')
 DEFAULT_MINUTES = 10.0
 MINUTES_VARIABLE = 'QUICKSTART_MINUTES'
-VOCAB_SIZE = 2048
+VOCAB_SIZE = 1024
 HELD_OUT_DOCUMENTS = 50
 # Name of an arm, and what it binds beside what both share.
 ARMS = {

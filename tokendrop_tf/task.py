@@ -10,7 +10,7 @@ from official.core import base_task, task_factory
 from official.modeling import tf_utils
 from official.nlp.modeling import layers as garden_layers
 
-from tokendrop_tf import configs, pretrainer
+from tokendrop_tf import configs, layers, pretrainer
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
@@ -20,11 +20,12 @@ NEXT_SENTENCE = 'next_sentence'
 
 
 def build_encoder(
-    model: configs.ModelConfig,
-    token_drop: configs.TokenDropConfig,
-    vocabulary: vocabulary_lib.Vocabulary,
-    encoder_class: type[encoder_lib.TokenDropBertEncoder] = (
-        encoder_lib.TokenDropBertEncoder),
+  model: configs.ModelConfig,
+  token_drop: configs.TokenDropConfig,
+  vocabulary: vocabulary_lib.Vocabulary,
+  encoder_class: type[encoder_lib.TokenDropBertEncoder] = (
+    encoder_lib.TokenDropBertEncoder
+  ),
 ) -> encoder_lib.TokenDropBertEncoder:
   """Builds the configured encoder.
 
@@ -36,28 +37,35 @@ def build_encoder(
   """
   drops = token_drop.policy != 'none'
   return encoder_class(
-      vocab_size=model.vocab_size,
-      hidden_size=model.hidden_size,
-      num_layers=model.num_layers,
-      num_attention_heads=model.num_attention_heads,
-      max_sequence_length=model.max_position_embeddings,
-      type_vocab_size=model.type_vocab_size,
-      inner_dim=model.intermediate_size,
-      inner_activation=tf_utils.get_activation(model.hidden_activation),
-      output_dropout=model.dropout_rate,
-      attention_dropout=model.attention_dropout_rate,
-      initializer=tf_keras.initializers.TruncatedNormal(
-          stddev=model.initializer_range),
-      embedding_width=model.embedding_size,
-      norm_first=model.norm_first,
-      residual_initializer_scale=model.residual_initializer_scale,
-      token_keep_k=token_drop.token_keep_k if drops else None,
-      crossing_layer=token_drop.crossing_layer,
-      temperature=token_drop.temperature,
-      token_loss_init_value=token_drop.token_loss_init_value,
-      token_loss_beta=token_drop.token_loss_beta,
-      token_allow_list=vocabulary.ids_of(token_drop.always_keep_tokens),
-      token_deny_list=vocabulary.ids_of(token_drop.always_drop_tokens))
+    vocab_size=model.vocab_size,
+    hidden_size=model.hidden_size,
+    num_layers=model.num_layers,
+    num_attention_heads=model.num_attention_heads,
+    max_sequence_length=model.max_position_embeddings,
+    type_vocab_size=model.type_vocab_size,
+    inner_dim=model.intermediate_size,
+    inner_activation=tf_utils.get_activation(model.hidden_activation),
+    output_dropout=model.dropout_rate,
+    attention_dropout=model.attention_dropout_rate,
+    initializer=tf_keras.initializers.TruncatedNormal(
+      stddev=model.initializer_range
+    ),
+    embedding_width=model.embedding_size,
+    norm_first=model.norm_first,
+    position_initializer=(
+      layers.SinusoidalInitializer(stddev=model.initializer_range)
+      if model.position_initializer == 'sinusoidal'
+      else None
+    ),
+    residual_initializer_scale=model.residual_initializer_scale,
+    token_keep_k=token_drop.token_keep_k if drops else None,
+    crossing_layer=token_drop.crossing_layer,
+    temperature=token_drop.temperature,
+    token_loss_init_value=token_drop.token_loss_init_value,
+    token_loss_beta=token_drop.token_loss_beta,
+    token_allow_list=vocabulary.ids_of(token_drop.always_keep_tokens),
+    token_deny_list=vocabulary.ids_of(token_drop.always_drop_tokens),
+  )
 
 
 def unigram_surprisal(counts) -> tf.Tensor:
@@ -97,7 +105,8 @@ class TokenDropPretrainingTask(base_task.Task):
   def __init__(self, params, logging_dir=None, name=None):
     super().__init__(params, logging_dir=logging_dir, name=name)
     self._vocabulary = vocabulary_lib.Vocabulary.from_file(
-        params.vocabulary.path, lower_case=params.vocabulary.lower_case)
+      params.vocabulary.path, lower_case=params.vocabulary.lower_case
+    )
 
   @property
   def vocabulary(self) -> vocabulary_lib.Vocabulary:
@@ -113,32 +122,43 @@ class TokenDropPretrainingTask(base_task.Task):
     # The seed decides the initial weights, whatever was built before.
     tf_keras.utils.set_random_seed(config.seed)
     encoder = build_encoder(
-        params or config.model, config.token_drop, self._vocabulary,
-        self.encoder_class)
+      params or config.model,
+      config.token_drop,
+      self._vocabulary,
+      self.encoder_class,
+    )
     model_config = params or config.model
     model = pretrainer.TokenDropPretrainer(
-        encoder,
-        mlm_activation=tf_utils.get_activation(model_config.mlm_activation),
-        mlm_initializer=tf_keras.initializers.TruncatedNormal(
-            stddev=model_config.initializer_range),
-        classification_heads=self._build_heads(model_config))
+      encoder,
+      mlm_activation=tf_utils.get_activation(model_config.mlm_activation),
+      mlm_initializer=tf_keras.initializers.TruncatedNormal(
+        stddev=model_config.initializer_range
+      ),
+      classification_heads=self._build_heads(model_config),
+    )
     if config.token_drop.policy == 'frequency':
       counts = vocabulary_lib.read_token_counts(
-          config.vocabulary.counts_path
-          or vocabulary_lib.counts_path_for(config.vocabulary.path),
-          self._vocabulary)
+        config.vocabulary.counts_path
+        or vocabulary_lib.counts_path_for(config.vocabulary.path),
+        self._vocabulary,
+      )
       encoder.token_importance.table.assign(unigram_surprisal(counts))
     return model
 
   def _build_heads(self, model_config):
     if not model_config.use_next_sentence_head:
       return []
-    return [garden_layers.ClassificationHead(
-        inner_dim=model_config.hidden_size, num_classes=2,
+    return [
+      garden_layers.ClassificationHead(
+        inner_dim=model_config.hidden_size,
+        num_classes=2,
         dropout_rate=model_config.dropout_rate,
         initializer=tf_keras.initializers.TruncatedNormal(
-            stddev=model_config.initializer_range),
-        name=NEXT_SENTENCE)]
+          stddev=model_config.initializer_range
+        ),
+        name=NEXT_SENTENCE,
+      )
+    ]
 
   @classmethod
   def create_optimizer(cls, *args, **kwargs):
@@ -151,7 +171,8 @@ class TokenDropPretrainingTask(base_task.Task):
   def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
     """Returns batches of the Model Garden's v2 pretraining features."""
     return loader.load_dataset(
-        params, self.task_config.vocabulary, input_context)
+      params, self.task_config.vocabulary, input_context
+    )
 
   def build_metrics(self, training=True):
     names = ['lm_example_loss', 'masked_lm_accuracy']
@@ -160,10 +181,14 @@ class TokenDropPretrainingTask(base_task.Task):
     if not training:
       names += ['validation_loss']
       if self._drops:
-        names += ['lm_example_loss_dropping', 'masked_lm_accuracy_dropping',
-                  'full_sequence_gap']
-    return [tf_keras.metrics.Mean(name=name, dtype=tf.float32)
-            for name in names]
+        names += [
+          'lm_example_loss_dropping',
+          'masked_lm_accuracy_dropping',
+          'full_sequence_gap',
+        ]
+    return [
+      tf_keras.metrics.Mean(name=name, dtype=tf.float32) for name in names
+    ]
 
   def train_step(self, inputs, model, optimizer, metrics):
     """Takes one optimizer step and moves the importance table.
@@ -186,7 +211,8 @@ class TokenDropPretrainingTask(base_task.Task):
     # 3. Update the table from the losses that were computed anyway.
     if self.task_config.token_drop.policy == 'loss':
       model.encoder_network.token_importance.update(
-          inputs['masked_lm_ids'], slots['losses'], inputs['masked_lm_weights'])
+        inputs['masked_lm_ids'], slots['losses'], inputs['masked_lm_weights']
+      )
     # 4. Record.
     self._update_metrics(metrics, inputs, slots)
     self._watch(model, loss, step)
@@ -198,13 +224,15 @@ class TokenDropPretrainingTask(base_task.Task):
     Gradients are dense and in the order of `model.pretraining_variables`.
     """
     seed = random_seeds.fold_in(
-        tf.constant([self.task_config.seed, 0], tf.int32), step)
+      tf.constant([self.task_config.seed, 0], tf.int32), step
+    )
     shares = self._global_shares(inputs)
 
     def run(drop_tokens):
       with tf.GradientTape() as tape:
-        outputs = model(inputs, training=True, drop_tokens=drop_tokens,
-                        seed=seed)
+        outputs = model(
+          inputs, training=True, drop_tokens=drop_tokens, seed=seed
+        )
         slots = self._slot_results(inputs, outputs)
         loss = self._replica_loss(slots, shares)
       gradients = tape.gradient(loss, model.pretraining_variables)
@@ -228,10 +256,11 @@ class TokenDropPretrainingTask(base_task.Task):
     label_weight = tf.reduce_sum(weights)
     if num_replicas > 1:
       label_weight = tf.distribute.get_replica_context().all_reduce(
-          tf.distribute.ReduceOp.SUM, label_weight)
+        tf.distribute.ReduceOp.SUM, label_weight
+      )
     shares = {
-        'slots': tf.math.divide_no_nan(weights, label_weight),  # [B, P]
-        'num_replicas': float(num_replicas),
+      'slots': tf.math.divide_no_nan(weights, label_weight),  # [B, P]
+      'num_replicas': float(num_replicas),
     }
     if self.task_config.model.use_next_sentence_head:
       rows = tf.shape(weights)[0] * num_replicas
@@ -243,23 +272,25 @@ class TokenDropPretrainingTask(base_task.Task):
     logits = tf.cast(outputs['mlm_logits'], tf.float32)
     labels = inputs['masked_lm_ids']
     slots = {
-        'losses': tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=labels, logits=logits),
-        'hits': _hits(labels, logits),
+      'losses': tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=logits
+      ),
+      'hits': _hits(labels, logits),
     }
     if self.task_config.model.use_next_sentence_head:
       logits = tf.cast(outputs[NEXT_SENTENCE], tf.float32)[:, tf.newaxis]
       labels = inputs['next_sentence_labels']
-      slots['sentence_losses'] = (
-          tf.nn.sparse_softmax_cross_entropy_with_logits(
-              labels=labels, logits=logits))
+      slots['sentence_losses'] = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=logits
+      )
       slots['sentence_hits'] = _hits(labels, logits)
     return slots
 
   def _replica_loss(self, slots, shares):
     """Returns this replica's part of the global loss; the parts add up."""
     loss = tf.reduce_sum(
-        tf.math.multiply_no_nan(slots['losses'], shares['slots']))
+      tf.math.multiply_no_nan(slots['losses'], shares['slots'])
+    )
     if 'sentence_losses' in slots:
       loss += tf.reduce_sum(slots['sentence_losses']) * shares['sentences']
     return loss
@@ -273,8 +304,9 @@ class TokenDropPretrainingTask(base_task.Task):
     if clip_norm > 0.0:
       gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     optimizer.apply_gradients(
-        zip(gradients, model.pretraining_variables),
-        experimental_aggregate_gradients=False)
+      zip(gradients, model.pretraining_variables),
+      experimental_aggregate_gradients=False,
+    )
 
   def _update_metrics(self, metrics, inputs, slots, suffix=''):
     by_name = {metric.name: metric for metric in metrics}
@@ -284,10 +316,10 @@ class TokenDropPretrainingTask(base_task.Task):
     if 'sentence_losses' in slots and not suffix:
       # Rows that only fill up a last batch have no label slot.
       rows = tf.reduce_max(weights, axis=1, keepdims=True)
-      by_name['next_sentence_loss'].update_state(
-          slots['sentence_losses'], rows)
+      by_name['next_sentence_loss'].update_state(slots['sentence_losses'], rows)
       by_name['next_sentence_accuracy'].update_state(
-          slots['sentence_hits'], rows)
+        slots['sentence_hits'], rows
+      )
 
   def _watch(self, model, loss, step):
     """Remembers the number, from 1, of the first loss that is not finite."""
@@ -309,17 +341,19 @@ class TokenDropPretrainingTask(base_task.Task):
     by_name = {metric.name: metric for metric in metrics}
     weights = inputs['masked_lm_weights']
     full = self._slot_results(
-        inputs, model(inputs, training=False, drop_tokens=False))
+      inputs, model(inputs, training=False, drop_tokens=False)
+    )
     self._update_metrics(metrics, inputs, full)
     by_name['validation_loss'].update_state(full['losses'], weights)
     if self._drops:
       seed = tf.constant([self.task_config.seed, 1], tf.int32)
       dropping = self._slot_results(
-          inputs,
-          model(inputs, training=False, drop_tokens=True, seed=seed))
+        inputs, model(inputs, training=False, drop_tokens=True, seed=seed)
+      )
       self._update_metrics(metrics, inputs, dropping, suffix='_dropping')
       by_name['full_sequence_gap'].update_state(
-          full['losses'] - dropping['losses'], weights)
+        full['losses'] - dropping['losses'], weights
+      )
     return {}
 
 

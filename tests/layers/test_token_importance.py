@@ -10,8 +10,9 @@ BETA, START = 0.9, 10.0
 
 
 def make_table(**kwargs):
-  return token_importance.TokenImportance(**{
-      **dict(vocab_size=8, init_value=START, beta=BETA), **kwargs})
+  return token_importance.TokenImportance(
+    **{**dict(vocab_size=8, init_value=START, beta=BETA), **kwargs}
+  )
 
 
 def moved(value, mean_loss, beta=BETA):
@@ -21,17 +22,22 @@ def moved(value, mean_loss, beta=BETA):
 def test_two_steps_follow_the_equation_with_repeated_ids_and_weights():
   table = make_table()
   table.update(
-      token_ids=tf.constant([[3, 3, 4], [3, 5, 5]]),
-      losses=tf.constant([[1.0, 2.0, 7.0], [6.0, 4.0, 9.0]]),
-      weights=tf.constant([[1.0, 1.0, 1.0], [1.0, 0.5, 0.0]]))
-  first = {3: moved(START, (1 + 2 + 6) / 3), 4: moved(START, 7.0),
-           5: moved(START, 4.0)}
+    token_ids=tf.constant([[3, 3, 4], [3, 5, 5]]),
+    losses=tf.constant([[1.0, 2.0, 7.0], [6.0, 4.0, 9.0]]),
+    weights=tf.constant([[1.0, 1.0, 1.0], [1.0, 0.5, 0.0]]),
+  )
+  first = {
+    3: moved(START, (1 + 2 + 6) / 3),
+    4: moved(START, 7.0),
+    5: moved(START, 4.0),
+  }
   expected = np.full([8], START, np.float32)
   for token_id, value in first.items():
     expected[token_id] = value
   np.testing.assert_allclose(table.table, expected, rtol=1e-6)
-  table.update(tf.constant([[3, 6]]), tf.constant([[0.5, 3.0]]),
-               tf.constant([[2.0, 1.0]]))
+  table.update(
+    tf.constant([[3, 6]]), tf.constant([[0.5, 3.0]]), tf.constant([[2.0, 1.0]])
+  )
   expected[3] = moved(first[3], 0.5)
   expected[6] = moved(START, 3.0)
   np.testing.assert_allclose(table.table, expected, rtol=1e-6)
@@ -50,7 +56,8 @@ def test_pinned_entries_never_move_and_sort_to_the_ends():
   for _ in range(3):
     table.update(ids, tf.fill([1, 4], 100.0), tf.ones([1, 4]))
   np.testing.assert_array_equal(
-      table(ids), [[-np.inf, np.inf, np.inf, table.table[3]]])
+    table(ids), [[-np.inf, np.inf, np.inf, table.table[3]]]
+  )
   np.testing.assert_array_equal(table.table[:3], [START] * 3)
 
 
@@ -63,9 +70,12 @@ def test_the_order_of_ids_does_not_matter():
   tables = []
   for order in (np.arange(64), permutation):
     table = make_table()
-    table.update(*(
+    table.update(
+      *(
         tf.reshape(tf.gather(tf.reshape(x, [-1]), order), [4, 16])
-        for x in (ids, losses, weights)))
+        for x in (ids, losses, weights)
+      )
+    )
     tables.append(table.table.numpy())
   np.testing.assert_allclose(tables[0], tables[1], rtol=1e-6)
 
@@ -73,8 +83,9 @@ def test_the_order_of_ids_does_not_matter():
 def test_bfloat16_losses_are_averaged_in_float32():
   table = make_table(beta=0.0)
   ids = tf.fill([1, 1024], 5)
-  table.update(ids, tf.ones([1, 1024], tf.bfloat16) * 1.5,
-               tf.ones([1, 1024], tf.bfloat16))
+  table.update(
+    ids, tf.ones([1, 1024], tf.bfloat16) * 1.5, tf.ones([1, 1024], tf.bfloat16)
+  )
   assert float(table.table[5]) == 1.5
 
 
@@ -85,8 +96,11 @@ def test_it_updates_inside_a_compiled_function(jit_compile):
 
   @tf.function(jit_compile=jit_compile)
   def update(ids):
-    table.update(ids, losses=tf.fill(tf.shape(ids), 2.0),
-                 weights=tf.ones_like(ids, tf.float32))
+    table.update(
+      ids,
+      losses=tf.fill(tf.shape(ids), 2.0),
+      weights=tf.ones_like(ids, tf.float32),
+    )
 
   update(tf.constant([[3, 3]]))
   assert float(table.table[3]) == pytest.approx(moved(START, 2.0))
@@ -98,10 +112,13 @@ def test_four_replicas_agree_bit_for_bit_and_with_one_device():
   strategy = tf.distribute.MirroredStrategy([d.name for d in devices[:4]])
   generator = np.random.default_rng(1)
   batches = [
-      (generator.integers(0, 8, [8, 5]).astype(np.int32),
-       generator.uniform(0, 9, [8, 5]).astype(np.float32),
-       generator.integers(0, 2, [8, 5]).astype(np.float32))
-      for _ in range(5)]
+    (
+      generator.integers(0, 8, [8, 5]).astype(np.int32),
+      generator.uniform(0, 9, [8, 5]).astype(np.float32),
+      generator.integers(0, 2, [8, 5]).astype(np.float32),
+    )
+    for _ in range(5)
+  ]
   one_device = make_table()
   with strategy.scope():
     mirrored = make_table()
@@ -113,11 +130,14 @@ def test_four_replicas_agree_bit_for_bit_and_with_one_device():
 
   for batch in batches:
     one_device.update(*map(tf.constant, batch))
-    step(*(
+    step(
+      *(
         strategy.experimental_distribute_values_from_function(
-            lambda c, x=x: tf.constant(np.split(x, 4)[
-                c.replica_id_in_sync_group]))
-        for x in batch))
+          lambda c, x=x: tf.constant(np.split(x, 4)[c.replica_id_in_sync_group])
+        )
+        for x in batch
+      )
+    )
   replicas = [v.numpy() for v in mirrored.table.values]
   assert len(replicas) == 4
   for replica in replicas[1:]:
@@ -131,11 +151,14 @@ def test_config_round_trip():
   assert twin.get_config() == table.get_config()
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
     (dict(beta=1.5), r'beta must be in \[0, 1\). Received: beta=1.5'),
     (dict(always_keep_ids=(8,)), r'in the vocabulary. Received: \[8\]'),
     (dict(always_keep_ids=(1,), always_drop_ids=(1,)), r'both ways: \[1\]'),
-])
+  ],
+)
 def test_wrong_arguments_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     make_table(**arguments)

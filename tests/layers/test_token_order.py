@@ -60,14 +60,16 @@ def test_every_row_is_a_permutation():
   for temperature in (0.0, 0.5, 100.0):
     order = token_order.TokenOrder(temperature)(scores, seed=seed())
     np.testing.assert_array_equal(
-        np.sort(order, axis=1), np.tile(np.arange(17), [30, 1]))
+      np.sort(order, axis=1), np.tile(np.arange(17), [30, 1])
+    )
 
 
 def test_ties_are_uniform_with_a_seed_and_in_reading_order_without():
   sets = kept_sets([10.0] * 5, temperature=0.0, keep_k=1)
   for position in range(5):
     assert_within_three_standard_errors(
-        np.mean(sets == position), 1 / 5, NUM_DRAWS)
+      np.mean(sets == position), 1 / 5, NUM_DRAWS
+    )
   order = token_order.TokenOrder()(tf.fill([1, 5], 10.0))
   np.testing.assert_array_equal(order, [[0, 1, 2, 3, 4]])
 
@@ -88,30 +90,36 @@ def test_one_kept_token_has_softmax_probability(temperature):
   sets = kept_sets(scores, temperature, keep_k=1)
   for position, weight in enumerate(weights):
     assert_within_three_standard_errors(
-        np.mean(sets == position), weight / weights.sum(), NUM_DRAWS)
+      np.mean(sets == position), weight / weights.sum(), NUM_DRAWS
+    )
 
 
 @pytest.mark.parametrize('keep_k', [2, 3])
 def test_inclusion_probabilities_are_those_of_sampling_without_replacement(
-    keep_k):
+  keep_k,
+):
   scores = [0.5, 1.0, 3.0, 6.0]
   sets = kept_sets(scores, temperature=1.0, keep_k=keep_k)
   for position in range(4):
     assert_within_three_standard_errors(
-        np.mean((sets == position).any(axis=1)),
-        inclusion_probability(scores, position, keep_k), NUM_DRAWS)
+      np.mean((sets == position).any(axis=1)),
+      inclusion_probability(scores, position, keep_k),
+      NUM_DRAWS,
+    )
 
 
 def test_a_high_temperature_tends_to_uniform():
   sets = kept_sets([0.01, 1.0, 100.0], temperature=1e6, keep_k=1)
   for position in range(3):
     assert_within_three_standard_errors(
-        np.mean(sets == position), 1 / 3, NUM_DRAWS)
+      np.mean(sets == position), 1 / 3, NUM_DRAWS
+    )
 
 
 def test_an_importance_of_zero_is_sampled_last_but_finite():
   order = token_order.TokenOrder(temperature=1.0)(
-      tf.constant([[0.0, 1.0, 0.0, 1.0]] * 50), seed=seed())
+    tf.constant([[0.0, 1.0, 0.0, 1.0]] * 50), seed=seed()
+  )
   assert set(order[:, :2].numpy().flatten()) == {1, 3}
 
 
@@ -122,21 +130,26 @@ def test_draws_do_not_depend_on_the_number_of_replicas():
   scores = tf.random.stateless_uniform([8, 11], [5, 6], 0.1, 10.0)
   expected = layer(scores, seed=seed())
   rows = strategy.experimental_distribute_values_from_function(
-      lambda c: tf.split(scores, 4)[c.replica_id_in_sync_group])
+    lambda c: tf.split(scores, 4)[c.replica_id_in_sync_group]
+  )
   replicas = strategy.run(lambda x: layer(x, seed=seed()), args=(rows,))
   np.testing.assert_array_equal(
-      tf.concat(strategy.experimental_local_results(replicas), 0), expected)
+    tf.concat(strategy.experimental_local_results(replicas), 0), expected
+  )
 
 
 def test_one_seed_gives_one_order_eager_compiled_and_under_xla():
   scores = tf.random.stateless_uniform([4, 9], [5, 6], 0.1, 10.0)
   layer = token_order.TokenOrder(temperature=1.0)
+
   def call():
     return layer(scores, seed=seed())
+
   expected = call()
   for jit_compile in (False, True):
     np.testing.assert_array_equal(
-        tf.function(call, jit_compile=jit_compile)(), expected)
+      tf.function(call, jit_compile=jit_compile)(), expected
+    )
 
 
 def test_a_negative_temperature_is_refused():

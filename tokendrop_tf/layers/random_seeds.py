@@ -15,20 +15,22 @@ _SMALLEST_UNIFORM = 1e-9
 def draw_seed() -> tf.Tensor:
   """Returns a fresh seed, int32 [2], from TensorFlow's global generator."""
   return tf.random.uniform(
-      [2], minval=tf.int32.min, maxval=tf.int32.max, dtype=tf.int32)
+    [2], minval=tf.int32.min, maxval=tf.int32.max, dtype=tf.int32
+  )
 
 
 def fold_in(seed: tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:
   """Returns the seed, int32 [2], that belongs to `seed` and an integer."""
   return tf.random.experimental.stateless_fold_in(
-      seed, tf.cast(data, tf.int32), alg=_ALGORITHM)
+    seed, tf.cast(data, tf.int32), alg=_ALGORITHM
+  )
 
 
 def split_seed(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
   """Returns `num` independent seeds, each int32 [2]."""
   return tf.unstack(
-      tf.random.experimental.stateless_split(seed, num, alg=_ALGORITHM),
-      num=num)
+    tf.random.experimental.stateless_split(seed, num, alg=_ALGORITHM), num=num
+  )
 
 
 def replica_count_and_id() -> tuple[int, int | tf.Tensor]:
@@ -61,8 +63,11 @@ def global_batch_uniform(batch_shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   num_replicas, replica_id = replica_count_and_id()
   rows, columns = batch_shape[0], batch_shape[1]
   noise = tf.random.stateless_uniform(
-      [rows * num_replicas, columns], seed=seed, minval=_SMALLEST_UNIFORM,
-      alg=_ALGORITHM)
+    [rows * num_replicas, columns],
+    seed=seed,
+    minval=_SMALLEST_UNIFORM,
+    alg=_ALGORITHM,
+  )
   if num_replicas == 1:
     return noise
   return tf.slice(noise, [replica_id * rows, 0], [rows, columns])
@@ -82,4 +87,5 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
   if seed is None or rate == 0.0:
     return x
   return tf.nn.experimental.stateless_dropout(
-      x, rate=rate, seed=seed, rng_alg=_ALGORITHM)
+    x, rate=rate, seed=seed, rng_alg=_ALGORITHM
+  )

@@ -48,13 +48,13 @@ class TokenImportance(tf_keras.layers.Layer):
   """
 
   def __init__(
-      self,
-      vocab_size: int,
-      init_value: float = 10.0,
-      beta: float = 0.995,
-      always_keep_ids: Sequence[int] = (),
-      always_drop_ids: Sequence[int] = (),
-      **kwargs,
+    self,
+    vocab_size: int,
+    init_value: float = 10.0,
+    beta: float = 0.995,
+    always_keep_ids: Sequence[int] = (),
+    always_drop_ids: Sequence[int] = (),
+    **kwargs,
   ):
     # Losses are averaged in float32 whatever the model computes in.
     super().__init__(**{**kwargs, 'dtype': tf.float32})
@@ -71,25 +71,30 @@ class TokenImportance(tf_keras.layers.Layer):
     both = set(self._always_keep_ids) & set(self._always_drop_ids)
     if both:
       raise ValueError(
-          'An id can be always kept or always dropped, not both. '
-          f'Received both ways: {sorted(both)}.')
+        'An id can be always kept or always dropped, not both. '
+        f'Received both ways: {sorted(both)}.'
+      )
     outside = [
-        i for i in self._always_keep_ids + self._always_drop_ids
-        if not 0 <= i < self._vocab_size]
+      i
+      for i in self._always_keep_ids + self._always_drop_ids
+      if not 0 <= i < self._vocab_size
+    ]
     if outside:
       raise ValueError(
-          'Pinned ids must be in the vocabulary. '
-          f'Received: {outside} with vocab_size={self._vocab_size}.')
+        'Pinned ids must be in the vocabulary. '
+        f'Received: {outside} with vocab_size={self._vocab_size}.'
+      )
 
   def build(self, input_shape):
     self.table = self.add_weight(
-        name='table',
-        shape=(self._vocab_size,),
-        dtype=tf.float32,
-        initializer=tf_keras.initializers.Constant(self._init_value),
-        trainable=False,
-        # Every replica computes the same new table from all-reduced sums.
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+      name='table',
+      shape=(self._vocab_size,),
+      dtype=tf.float32,
+      initializer=tf_keras.initializers.Constant(self._init_value),
+      trainable=False,
+      # Every replica computes the same new table from all-reduced sums.
+      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
     super().build(input_shape)
 
   def _pins(self) -> np.ndarray:
@@ -114,7 +119,8 @@ class TokenImportance(tf_keras.layers.Layer):
     if not self.built:
       self.build(None)
     loss_sum, weight_sum = tf.unstack(
-        self._global_sums(token_ids, losses, weights), axis=-1)
+      self._global_sums(token_ids, losses, weights), axis=-1
+    )
     mean_loss = tf.math.divide_no_nan(loss_sum, weight_sum)
     moved = self._beta * self.table + (1.0 - self._beta) * mean_loss
     movable = (weight_sum > 0.0) & (self._pins() == 0.0)
@@ -127,8 +133,10 @@ class TokenImportance(tf_keras.layers.Layer):
     # An empty slot may carry any loss, even one that is not finite.
     weighted = tf.math.multiply_no_nan(losses, weights)
     sums = tf.math.unsorted_segment_sum(
-        tf.stack([weighted, weights], axis=-1),
-        tf.reshape(token_ids, [-1]), self._vocab_size)
+      tf.stack([weighted, weights], axis=-1),
+      tf.reshape(token_ids, [-1]),
+      self._vocab_size,
+    )
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
       sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
@@ -136,10 +144,10 @@ class TokenImportance(tf_keras.layers.Layer):
 
   def get_config(self):
     return {
-        **super().get_config(),
-        'vocab_size': self._vocab_size,
-        'init_value': self._init_value,
-        'beta': self._beta,
-        'always_keep_ids': self._always_keep_ids,
-        'always_drop_ids': self._always_drop_ids,
+      **super().get_config(),
+      'vocab_size': self._vocab_size,
+      'init_value': self._init_value,
+      'beta': self._beta,
+      'always_keep_ids': self._always_keep_ids,
+      'always_drop_ids': self._always_drop_ids,
     }

@@ -47,8 +47,9 @@ class TokenOrder(tf_keras.layers.Layer):
     super().__init__(**{**kwargs, 'dtype': tf.float32})
     if temperature < 0.0:
       raise ValueError(
-          'temperature must be at least 0. '
-          f'Received: temperature={temperature}. Set token_drop.temperature.')
+        'temperature must be at least 0. '
+        f'Received: temperature={temperature}. Set token_drop.temperature.'
+      )
     self._temperature = temperature
 
   def call(self, scores, seed=None):
@@ -72,8 +73,10 @@ class TokenOrder(tf_keras.layers.Layer):
     uniform = random_seeds.global_batch_uniform(tf.shape(keys), seed)
     shuffled = tf.argsort(uniform)
     order = tf.argsort(
-        tf.gather(keys, shuffled, batch_dims=1),
-        direction='DESCENDING', stable=True)
+      tf.gather(keys, shuffled, batch_dims=1),
+      direction='DESCENDING',
+      stable=True,
+    )
     return tf.gather(shuffled, order, batch_dims=1)
 
   def get_config(self):

@@ -71,18 +71,20 @@ class TransformerBlock(layers.TransformerEncoderBlock):
       _build_in_scope(attention._key_dense, rows)
       _build_in_scope(attention._value_dense, rows)
       _build_in_scope(
-          attention._output_dense,
-          [None, None, self._num_heads, self._key_dim])
+        attention._output_dense, [None, None, self._num_heads, self._key_dim]
+      )
     attention.built = True
 
   def _shrink_residual_start(self, dense):
     if self._residual_initializer_scale != 1.0:
       dense.kernel_initializer = _ScaledInitializer(
-          tf_utils.clone_initializer(dense.kernel_initializer),
-          self._residual_initializer_scale)
+        tf_utils.clone_initializer(dense.kernel_initializer),
+        self._residual_initializer_scale,
+      )
 
-  def call(self, inputs, key_value=None, attention_bias=None, training=False,
-           seed=None):
+  def call(
+    self, inputs, key_value=None, attention_bias=None, training=False, seed=None
+  ):
     seeds = self._dropout_seeds(training, seed)
     # 1. Attention: from the rows to all that is seen.
     query = self._attention_layer_norm(inputs) if self._norm_first else inputs
@@ -91,19 +93,25 @@ class TransformerBlock(layers.TransformerEncoderBlock):
     elif self._norm_first:
       key_value = self._attention_layer_norm(key_value)
     attended = self._attend(
-        tf.cast(query, self.compute_dtype),
-        tf.cast(key_value, self.compute_dtype), attention_bias, seeds[0])
+      tf.cast(query, self.compute_dtype),
+      tf.cast(key_value, self.compute_dtype),
+      attention_bias,
+      seeds[0],
+    )
     attended = random_seeds.dropout(
-        attended, self._output_dropout_rate, seeds[1])
+      attended, self._output_dropout_rate, seeds[1]
+    )
     # 2. Residual and normalization.
     attended = inputs + attended
     if self._norm_first:
       return attended + self._feed_forward(
-          self._output_layer_norm(attended), seeds)
+        self._output_layer_norm(attended), seeds
+      )
     attended = self._attention_layer_norm(attended)
     # 3. Feed-forward, residual in float32 and normalization.
     return self._output_layer_norm(
-        tf.cast(self._feed_forward(attended, seeds), tf.float32) + attended)
+      tf.cast(self._feed_forward(attended, seeds), tf.float32) + attended
+    )
 
   def _dropout_seeds(self, training, seed):
     if not training:
@@ -125,7 +133,8 @@ class TransformerBlock(layers.TransformerEncoderBlock):
       logits += tf.cast(attention_bias, logits.dtype)
     probabilities = tf.nn.softmax(logits)
     probabilities = random_seeds.dropout(
-        probabilities, self._attention_dropout_rate, seed)
+      probabilities, self._attention_dropout_rate, seed
+    )
     context = tf.matmul(probabilities, value)  # [B, N, T, D]
     context = tf.transpose(context, [0, 2, 1, 3])  # [B, T, N, D]
     return _project(context, attention._output_dense, axes=2)
@@ -141,13 +150,12 @@ class TransformerBlock(layers.TransformerEncoderBlock):
     inner = self._intermediate_activation_layer(inner)
     inner = tf.cast(inner, self.compute_dtype)
     output = _project(inner, self._output_dense, axes=1)
-    return random_seeds.dropout(
-        output, self._output_dropout_rate, seeds[2])
+    return random_seeds.dropout(output, self._output_dropout_rate, seeds[2])
 
   def get_config(self):
     return {
-        **super().get_config(),
-        'residual_initializer_scale': self._residual_initializer_scale,
+      **super().get_config(),
+      'residual_initializer_scale': self._residual_initializer_scale,
     }
 
 
@@ -164,8 +172,9 @@ def _project(rows, dense, axes):
   """
   kernel = tf.convert_to_tensor(dense.kernel)
   width = math.prod(kernel.shape[:axes])
-  leading = tf.shape(rows)[:rows.shape.rank - axes]
-  flat = tf.matmul(tf.reshape(rows, [-1, width]),
-                   tf.reshape(kernel, [width, -1]))
+  leading = tf.shape(rows)[: rows.shape.rank - axes]
+  flat = tf.matmul(
+    tf.reshape(rows, [-1, width]), tf.reshape(kernel, [width, -1])
+  )
   flat = tf.nn.bias_add(flat, tf.reshape(dense.bias, [-1]))
   return tf.reshape(flat, tf.concat([leading, kernel.shape[axes:]], axis=0))
