@@ -126,12 +126,14 @@ def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
     squeeze=False,
     layout='constrained',
   )
+  labels = list(dict.fromkeys(map(_label, curves)))
   for group, (by_step, by_time) in zip(groups, axes, strict=True):
     members = [curve for curve in curves if _group(curve) == group]
-    for i, curve in enumerate(members):
-      label = curve.name.split(', ')[0]
-      by_step.plot(curve.steps, curve.full, color=f'C{i}', label=label)
-      by_time.plot(curve.seconds, curve.full, color=f'C{i}', label=label)
+    for curve in members:
+      label = _label(curve)
+      color = f'C{labels.index(label)}'
+      by_step.plot(curve.steps, curve.full, color=color, label=label)
+      by_time.plot(curve.seconds, curve.full, color=color, label=label)
     for axis in (by_step, by_time):
       if floor is not None:
         axis.axhline(
@@ -144,6 +146,10 @@ def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
     by_time.set_xlabel('seconds of training')
     by_time.legend(frameon=False, fontsize=8)
   figure.savefig(path)
+
+
+def _label(curve):
+  return curve.name.partition(', ')[0]
 
 
 def _group(curve):

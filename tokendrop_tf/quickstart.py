@@ -57,7 +57,7 @@ ARMS = {
 NUM_VALIDATIONS = 6
 MAX_VALIDATION_BATCHES = 40
 LEAST_STEPS = 40
-_TIMED_STEPS = 8
+_TIMED_STEPS = 20
 # Rough costs on two cores, for choosing the number of steps: loading
 # TensorFlow for an arm; reading the results; a forward pass as a share of a
 # train step; the steps of the dropping arm as a share of the plain arm's; and
@@ -65,8 +65,8 @@ _TIMED_STEPS = 8
 _LOAD_SECONDS = 12.0
 _RESULT_SECONDS = 25.0
 _FORWARD_SHARE = 0.4
-_DROPPING_SHARE = 0.85
-_USABLE_SHARE = 0.88
+_DROPPING_SHARE = 0.75
+_USABLE_SHARE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
