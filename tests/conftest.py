@@ -38,6 +38,16 @@ class TinyCorpus:
 
 
 @pytest.fixture(scope='session')
+def four_replicas() -> tf.distribute.Strategy:
+  """MirroredStrategy on four logical CPU devices.
+
+  One for all tests: each strategy numbers its collective operations from the
+  same start, so two in one process get in each other's way.
+  """
+  return tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(4)])
+
+
+@pytest.fixture(scope='session')
 def tiny_corpus(tmp_path_factory) -> TinyCorpus:
   folder = tmp_path_factory.mktemp('tiny_corpus')
   words = [f'w{number:02d}' for number in range(59)]

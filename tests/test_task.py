@@ -308,10 +308,8 @@ def test_two_runs_with_one_seed_are_identical(vocab_path):
   assert losses[0] == losses[1]
 
 
-def test_four_replicas_take_the_step_of_one_device(vocab_path):
-  """Losses, weights and tables, with uneven label counts per replica."""
-  devices = [d.name for d in tf.config.list_logical_devices('CPU')]
-  strategy = tf.distribute.MirroredStrategy(devices[:4])
+def test_four_replicas_take_the_step_of_one_device(vocab_path, four_replicas):
+  strategy = four_replicas
   one = Run(make_task(vocab_path, temperature=1.0))
   with strategy.scope():
     task = make_task(vocab_path, temperature=1.0)

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -220,13 +222,6 @@ class TestOtherArms:
           "runtime.mixed_precision_dtype = 'bfloat16'",
         ),
       ),
-      (
-        'train',
-        (
-          "runtime.distribution_strategy = 'mirrored'",
-          'runtime.num_logical_cpu_devices = 2',
-        ),
-      ),
     ],
   )
   def test_it_trains(self, tiny_corpus, tmp_path, mode, bindings):
@@ -240,6 +235,24 @@ class TestOtherArms:
     drops = "token_drop.policy = 'none'" not in bindings
     for record in records(tmp_path, kind='validation'):
       assert ('full_sequence_gap' in record) == drops
+
+  def test_it_trains_on_several_devices(self, tiny_corpus, tmp_path):
+    # A process of its own: see the fixture `four_replicas`.
+    arguments = flags(
+      tiny_corpus,
+      tmp_path,
+      "runtime.distribution_strategy = 'mirrored'",
+      'runtime.num_logical_cpu_devices = 2',
+      'trainer.train_steps = 3',
+      mode='train_and_eval',
+    )
+    subprocess.run(
+      [sys.executable, '-m', 'tokendrop_tf.train', *arguments],
+      check=True,
+      capture_output=True,
+    )
+    assert np.all(np.isfinite(losses(tmp_path)))
+    assert len(records(tmp_path, kind='validation')) == 1
 
 
 class TestResume:

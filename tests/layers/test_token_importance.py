@@ -106,10 +106,8 @@ def test_it_updates_inside_a_compiled_function(jit_compile):
   assert float(table.table[3]) == pytest.approx(moved(START, 2.0))
 
 
-def test_four_replicas_agree_bit_for_bit_and_with_one_device():
-  devices = tf.config.list_logical_devices('CPU')
-  assert len(devices) >= 4, 'tests/conftest.py makes four logical devices'
-  strategy = tf.distribute.MirroredStrategy([d.name for d in devices[:4]])
+def test_four_replicas_agree_bit_for_bit_and_with_one_device(four_replicas):
+  strategy = four_replicas
   generator = np.random.default_rng(1)
   batches = [
     (

@@ -123,9 +123,8 @@ def test_an_importance_of_zero_is_sampled_last_but_finite():
   assert set(order[:, :2].numpy().flatten()) == {1, 3}
 
 
-def test_draws_do_not_depend_on_the_number_of_replicas():
-  devices = [d.name for d in tf.config.list_logical_devices('CPU')][:4]
-  strategy = tf.distribute.MirroredStrategy(devices)
+def test_draws_do_not_depend_on_the_number_of_replicas(four_replicas):
+  strategy = four_replicas
   layer = token_order.TokenOrder(temperature=1.0)
   scores = tf.random.stateless_uniform([8, 11], [5, 6], 0.1, 10.0)
   expected = layer(scores, seed=seed())
