@@ -66,7 +66,7 @@ _LOAD_SECONDS = 12.0
 _RESULT_SECONDS = 25.0
 _FORWARD_SHARE = 0.4
 _DROPPING_SHARE = 0.75
-_USABLE_SHARE = 0.95
+_USABLE_SHARE = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
