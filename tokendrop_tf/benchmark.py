@@ -15,7 +15,6 @@ from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 # isort: split
 import tensorflow as tf
 import tf_keras
-from official.core import config_definitions as cfg
 from official.modeling import optimization
 from official.nlp.configs import bert, encoders
 from official.nlp.tasks import masked_lm
@@ -49,20 +48,25 @@ class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
   encoder_class = _FixedOrderEncoder
 
 
-def _task_config(arguments, policy, vocab_path, temperature=0.0):
+def _encoder_settings(arguments):
+  """Returns the fields of `BertEncoderConfig` that all arms share."""
   num_layers, hidden_size, num_heads = SIZES[arguments.model]
+  return {
+    'vocab_size': arguments.vocab_size,
+    'num_layers': num_layers,
+    'hidden_size': hidden_size,
+    'num_attention_heads': num_heads,
+    'intermediate_size': 4 * hidden_size,
+    'max_position_embeddings': arguments.seq_length,
+    'dropout_rate': arguments.dropout_rate,
+    'attention_dropout_rate': arguments.dropout_rate,
+    'norm_first': arguments.norm_first,
+  }
+
+
+def _task_config(arguments, policy, vocab_path, temperature=0.0):
   return configs.PretrainingTaskConfig(
-    model=configs.ModelConfig(
-      vocab_size=arguments.vocab_size,
-      num_layers=num_layers,
-      hidden_size=hidden_size,
-      num_attention_heads=num_heads,
-      intermediate_size=4 * hidden_size,
-      max_position_embeddings=arguments.seq_length,
-      dropout_rate=arguments.dropout_rate,
-      attention_dropout_rate=arguments.dropout_rate,
-      norm_first=arguments.norm_first,
-    ),
+    model=configs.ModelConfig(**_encoder_settings(arguments)),
     token_drop=configs.TokenDropConfig(
       policy=policy,
       token_keep_k=arguments.token_keep_k,
@@ -73,32 +77,18 @@ def _task_config(arguments, policy, vocab_path, temperature=0.0):
 
 
 def _stock_config(arguments):
-  num_layers, hidden_size, num_heads = SIZES[arguments.model]
-  encoder = encoders.BertEncoderConfig(
-    vocab_size=arguments.vocab_size,
-    num_layers=num_layers,
-    hidden_size=hidden_size,
-    num_attention_heads=num_heads,
-    intermediate_size=4 * hidden_size,
-    max_position_embeddings=arguments.seq_length,
-    type_vocab_size=2,
-    dropout_rate=arguments.dropout_rate,
-    attention_dropout_rate=arguments.dropout_rate,
-    norm_first=arguments.norm_first,
-  )
+  encoder = encoders.BertEncoderConfig(**_encoder_settings(arguments))
   return masked_lm.MaskedLMConfig(
     model=bert.PretrainerConfig(
       encoder=encoders.EncoderConfig(type='bert', bert=encoder), cls_heads=[]
     ),
-    train_data=cfg.DataConfig(),
+    train_data=configs.PretrainingDataConfig(),
   )
 
 
 def _build_task(arm, arguments, vocab_path):
   if arm == 'stock':
-    config = _stock_config(arguments)
-    config.train_data = configs.PretrainingDataConfig()
-    return masked_lm.MaskedLMTask(config)
+    return masked_lm.MaskedLMTask(_stock_config(arguments))
   if arm == 'fixed_order':
     return _FixedOrderTask(_task_config(arguments, 'random', vocab_path))
   if arm == 'sampled':
