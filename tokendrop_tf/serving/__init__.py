@@ -1,0 +1,1 @@
+"""Serving exported models over HTTP, as TF Serving's REST interface does."""
