@@ -18,9 +18,12 @@ INSTALL_REQUIRES = [
   'matplotlib>=3.9',
   # tensorflow 2.20 was built and tested with numpy up to 2.4.
   'numpy>=2.1,<2.5',
+  # The server is this, starlette and uvicorn: small beside TensorFlow.
+  'orjson>=3.10',
   'PyYAML>=6.0',
   # The Model Garden's TF Hub modules import pkg_resources, gone from 81 on.
   'setuptools<81',
+  'starlette>=0.46',
   'tensorflow>=2.20,<2.21',
   'tensorflow-datasets>=4.9.9',
   'tensorflow-text>=2.20,<2.21',
@@ -28,6 +31,7 @@ INSTALL_REQUIRES = [
   'tf-models-official>=2.20,<2.21',
   'tokenizers>=0.21',
   'tqdm>=4.66',
+  'uvicorn>=0.34',
 ]
 
 EXTRAS_REQUIRE = {
@@ -49,6 +53,8 @@ CONSOLE_SCRIPTS = [
   'tokendrop-create-pretraining-data='
   'tokendrop_tf.data.create_pretraining_data:console_main',
   'tokendrop-fill-mask=tokendrop_tf.fill_mask:console_main',
+  'tokendrop-predict=tokendrop_tf.predict:console_main',
+  'tokendrop-serve=tokendrop_tf.serving.command:console_main',
 ]
 
 

@@ -82,7 +82,9 @@ def test_console_scripts_name_functions_that_exist(wheel):
     'tokendrop-build-vocab',
     'tokendrop-create-pretraining-data',
     'tokendrop-fill-mask',
+    'tokendrop-predict',
     'tokendrop-quickstart',
+    'tokendrop-serve',
     'tokendrop-train',
   ]
   for target in scripts.values():
