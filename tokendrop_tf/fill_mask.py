@@ -3,11 +3,13 @@
   python tools/fill_mask.py --model_dir=runs/quickstart/token_dropping \\
       "Returns a [MASK] of all files in the folder."
 
-The newest checkpoint of --model_dir is read, with the settings that its run
-began with. No token is dropped.
+Of a training run the newest checkpoint is read, with the settings that the run
+began with; --model_dir can as well be an exported folder. No token is dropped.
 """
 
 import dataclasses
+import functools
+import os
 
 from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 
@@ -18,6 +20,7 @@ import tensorflow as tf
 from tokendrop_tf import errors, experiments, pretrainer, run_folder
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.serving import served_model
 
 Prediction = tuple[str, float]
 
@@ -135,6 +138,56 @@ def fill_mask(
   ]
 
 
+class ExportedModel:
+  """Fills in [MASK] with an exported model; the run is not needed.
+
+  Args:
+    model_dir: an exported folder, or its fill_mask/.
+
+  Raises:
+    ConfigurationError: if it holds no such model.
+
+  Example:
+    exported = ExportedModel('exports/dropping')
+    exported.fill_mask('The [MASK] of the array.', 5)[0][0]  # ('size', 0.31)
+  """
+
+  def __init__(self, model_dir: str):
+    [folder] = served_model.find_models(model_dir, ['fill_mask'])
+    self._model = served_model.ServedModel(folder).saved_model
+
+  def fill_mask(
+    self, text: str, num_predictions: int = 5
+  ) -> list[list[Prediction]]:
+    """Predicts every [MASK] of a text; see `fill_mask` of this module.
+
+    Raises:
+      DataError: without '[MASK]', or if one does not fit into S tokens.
+    """
+    require_mask(text)
+    outputs = self._model.fill_mask(
+      tf.constant([text]), tf.constant(num_predictions)
+    )
+    tokens, scores = (outputs[name][0].numpy() for name in ('tokens', 'scores'))
+    num_masks = text.count(vocabulary_lib.MASK)
+    if len(tokens) < num_masks:
+      raise errors.DataError(
+        'Every [MASK] must lie within the tokens that the model reads. '
+        f'Received: {num_masks}, of which {len(tokens)} do. Shorten the text, '
+        'or export the model with a larger --seq_length.'
+      )
+    return [
+      [(token.decode('utf-8'), float(value)) for token, value in zip(*row)]
+      for row in zip(tokens, scores)
+    ]
+
+
+def is_run(model_dir: str) -> bool:
+  """Whether a folder is a training run rather than an exported folder."""
+  path = os.path.join(model_dir, run_folder.PARAMS_FILE)
+  return tf.io.gfile.exists(path) or not served_model.holds_models(model_dir)
+
+
 def encode(trained: TrainedModel, text: str) -> np.ndarray:
   """Returns [CLS], the ids of the text and [SEP], int32 [n], n at most S.
 
@@ -180,22 +233,35 @@ def format_predictions(predictions: list[Prediction]) -> str:
 def main(arguments: list[str]) -> None:
   """Prints the most probable tokens of every [MASK] of every text."""
   flags = _parse(arguments)
-  trained = load_trained_model(flags.model_dir, flags.vocabulary)
-  # All texts are read before the first is answered.
-  for text in flags.text:
-    encode(trained, text)
-  for text in flags.text:
+  fill = _model_of(flags)
+  # All texts are answered before the first is printed: one may be refused.
+  answers = [fill(text, flags.top_n) for text in flags.text]
+  for text, filled in zip(flags.text, answers):
     print(text)
-    filled = fill_mask(trained, text, flags.top_n)
     for number, predictions in enumerate(filled, start=1):
       label = f'[MASK] {number}: ' if len(filled) > 1 else ''
       print(f'  {label}{format_predictions(predictions)}')
 
 
+def _model_of(flags):
+  """Returns a function of a text and a number of tokens."""
+  if is_run(flags.model_dir):
+    trained = load_trained_model(flags.model_dir, flags.vocabulary)
+    return functools.partial(fill_mask, trained)
+  if flags.vocabulary:
+    raise errors.ConfigurationError(
+      'An exported folder has its vocabulary inside. Received: '
+      f'--vocabulary={flags.vocabulary}. Leave --vocabulary out.'
+    )
+  return ExportedModel(flags.model_dir).fill_mask
+
+
 def _parse(arguments):
   parser = command_line.ArgumentParser(description=__doc__)
   parser.add_argument(
-    '--model_dir', required=True, help='Folder of a training run.'
+    '--model_dir',
+    required=True,
+    help='Folder of a training run, or an exported folder.',
   )
   parser.add_argument(
     '--vocabulary',

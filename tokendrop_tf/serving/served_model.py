@@ -74,6 +74,11 @@ def find_models(model_dir: str, names: Sequence[str] = ()) -> list[ModelFolder]:
   return [by_name[name] for name in names]
 
 
+def holds_models(model_dir: str) -> bool:
+  """Whether `find_models` finds any model in a folder."""
+  return bool(_models_at(model_dir))
+
+
 def _models_at(path) -> list[ModelFolder]:
   # A bare number as the name would come of a relative path.
   path = os.path.abspath(path) if '://' not in path else path.rstrip('/')

@@ -20,6 +20,8 @@ _HTTP_STATUS = {
   tf.errors.UNAUTHENTICATED: 401,
 }
 _INTERNAL_ERROR = 500
+# Ends what TensorFlow's Python adds in front of the kernel's own message.
+_PYTHON_PREFIX_END = '<stack traces unavailable>\n'
 
 
 class RequestError(Exception):
@@ -42,4 +44,4 @@ def from_tensorflow(error: tf.errors.OpError) -> RequestError:
     from_tensorflow(tf.errors.InvalidArgumentError(None, None, 'bad'))
   """
   status = _HTTP_STATUS.get(error.error_code, _INTERNAL_ERROR)
-  return RequestError(error.message, status)
+  return RequestError(error.message.split(_PYTHON_PREFIX_END)[-1], status)
