@@ -21,7 +21,7 @@ mask, H hidden size, V vocabulary.
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -67,13 +67,16 @@ class _ServingModel:
   functions: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
 
 
-def write_serving_models(loaded, folder: str, seq_length: int) -> list[str]:
+def write_serving_models(
+  loaded, folder: str, seq_length: int, names: Sequence[str] = ()
+) -> list[str]:
   """Writes every text-in SavedModel that a trained model supports.
 
   Args:
     loaded: the trained model, an `export.load_model.LoadedModel`.
     folder: folder of the export; NAME/1/ is written into it.
     seq_length: S, to which longer texts are cut.
+    names: which models to write; none is all.
 
   Returns:
     The names of the models, e.g. ['embeddings', 'fill_mask', 'ids'].
@@ -86,8 +89,7 @@ def write_serving_models(loaded, folder: str, seq_length: int) -> list[str]:
     path = os.path.join(scratch, 'vocab.txt')
     tokens = loaded.vocabulary.tokens
     vocabulary_lib.write_whole_file(path, ''.join(f'{t}\n' for t in tokens))
-    builder = _Builder(loaded, seq_length, path)
-    models = builder.build()
+    models = _Builder(loaded, seq_length, path).build(names)
     for model in models:
       _write(model, os.path.join(folder, model.name, VERSION))
   return [model.name for model in models]
@@ -151,16 +153,16 @@ class _Builder:
       default_value=vocabulary_lib.UNK,
     )
 
-  def build(self) -> list[_ServingModel]:
-    models = [self._embeddings()]
-    kind = self._loaded.kind
-    if kind == 'pretraining':
-      models.append(self._fill_mask())
-    elif kind == 'question_answering':
-      models.append(self._answer())
-    else:
-      models.append(self._classify())
-    return [*models, self._ids_only(models)]
+  def build(self, names: Sequence[str] = ()) -> list[_ServingModel]:
+    """Returns the models of these names; none is all that there are."""
+    task_name, make_task_model = _TASKS[self._loaded.kind]
+    makers = {'embeddings': _Builder._embeddings, task_name: make_task_model}
+    models = [
+      make(self) for name, make in makers.items() if not names or name in names
+    ]
+    if not names or IDS_MODEL in names:
+      models.append(self._ids_only(models))
+    return models
 
   def _ids_only(self, models) -> _ServingModel:
     """The `ids` signatures of `models`, without a text operation."""
@@ -207,6 +209,7 @@ class _Builder:
       lambda text, top_n: fill(
         trim_padding(self.pack_masked_text(text)), top_n
       ),
+      autograph=False,
       input_signature=[*_string_specs(('text',)).values(), _scalar('top_n')],
     )
     return _ServingModel(
@@ -307,9 +310,17 @@ class _Builder:
     }
 
 
+_TASKS = {
+  'pretraining': ('fill_mask', _Builder._fill_mask),
+  'question_answering': ('answer', _Builder._answer),
+  'classification': ('classify', _Builder._classify),
+  'regression': ('classify', _Builder._classify),
+}
+
+
 def _traced(function, specs):
   """Traces a function of named tensors, which are the signature's inputs."""
-  return tf.function(function).get_concrete_function(**specs)
+  return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
 def _string_specs(names) -> dict[str, tf.TensorSpec]:
