@@ -15,11 +15,24 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import optimization
 
-from tokendrop_tf import configs, errors
+from tokendrop_tf import configs, errors, init_weights
+from tokendrop_tf.finetuning import configs as finetuning_configs
+from tokendrop_tf.finetuning import glue_tasks
 
 PRETRAINING = 'token_drop_bert/pretraining'
-EXPERIMENTS = (PRETRAINING,)
+EXPERIMENTS = (PRETRAINING, *finetuning_configs.EXPERIMENTS)
 SECTION_MODULE = 'tokendrop_tf'
+
+# Settings that each experiment has a default of its own for.
+_UNSET_STEPS = finetuning_configs.STEPS_FROM_EPOCHS
+_PRETRAINING_STEPS = {
+  'train_steps': 1_000_000,
+  'validation_interval': 1000,
+  'checkpoint_interval': 1000,
+}
+_PRETRAINING_WARMUP_STEPS = 10_000
+# Fine-tuning after a pretraining without dropout needs some.
+_FINETUNING_DROPOUT_RATE = 0.1
 
 _SECTIONS = {}
 
@@ -344,7 +357,7 @@ def validation_data(
 def optimizer(
   *,
   learning_rate: float = 1e-4,
-  warmup_steps: int = 10000,
+  warmup_steps: int | None = None,
   decay: str = 'linear',
   end_learning_rate: float = 0.0,
   weight_decay_rate: float = 0.01,
@@ -358,7 +371,8 @@ def optimizer(
   Args:
     learning_rate: peak rate.
     warmup_steps: steps in which the rate rises from 0; below
-      `trainer.train_steps`.
+      `trainer.train_steps`. `None` is 10,000 in pretraining and
+      `finetuning.warmup_share` of the steps in fine-tuning.
     decay: 'linear', 'cosine' or 'constant', over `trainer.train_steps`.
     end_learning_rate: rate at the last step.
     weight_decay_rate: of all kernels and embeddings; biases and layer
@@ -374,35 +388,36 @@ def optimizer(
 @section
 def trainer(
   *,
-  train_steps: int = 1000000,
+  train_steps: int | None = None,
   steps_per_loop: int = 100,
-  validation_interval: int = 1000,
+  validation_interval: int | None = None,
   validation_steps: int = -1,
-  checkpoint_interval: int = 1000,
+  checkpoint_interval: int | None = None,
   max_to_keep: int = 5,
   continuous_eval_timeout: int = 3600,
 ) -> cfg.TrainerConfig:
   """How long to train and how often to report, validate and save.
 
   Args:
-    train_steps: length of the training, in steps.
+    train_steps: length of the training, in steps; `None` is 1,000,000 in
+      pretraining and `finetuning.num_epochs` in fine-tuning.
     steps_per_loop: steps per call of the device, and per progress line.
     validation_interval: steps between validations; a multiple of
-      `steps_per_loop`.
+      `steps_per_loop`. `None` is 1,000 in pretraining, an epoch in fine-tuning.
     validation_steps: batches per validation; -1 is all.
     checkpoint_interval: steps between checkpoints; a multiple of
-      `steps_per_loop`.
+      `steps_per_loop`. `None` is 1,000 in pretraining, an epoch in fine-tuning.
     max_to_keep: checkpoints kept in `model_dir`.
     continuous_eval_timeout: seconds that continuous_eval waits for a new
       checkpoint.
   """
   return cfg.TrainerConfig(
-    train_steps=train_steps,
+    train_steps=train_steps or _UNSET_STEPS,
     steps_per_loop=steps_per_loop,
     summary_interval=steps_per_loop,
-    validation_interval=validation_interval,
+    validation_interval=validation_interval or _UNSET_STEPS,
     validation_steps=validation_steps,
-    checkpoint_interval=checkpoint_interval,
+    checkpoint_interval=checkpoint_interval or _UNSET_STEPS,
     max_to_keep=max_to_keep,
     continuous_eval_timeout=continuous_eval_timeout,
     # Our own action stops at a loss that is not finite.
@@ -460,7 +475,8 @@ def pretraining(*, seed: int = 0, init_checkpoint: str = '') -> dict:
   Args:
     seed: of the initial weights, dropout, tie-breaking and sampling, and of
       the training data unless `train_data.seed` is set.
-    init_checkpoint: checkpoint whose weights the training starts from; empty
+    init_checkpoint: weights that the training starts from: a model_dir, a
+      Model Garden checkpoint, a Hugging Face folder or an exported one; empty
       starts from random weights.
   """
   return {'seed': seed, 'init_checkpoint': init_checkpoint}
@@ -474,8 +490,11 @@ def pretraining_experiment() -> cfg.ExperimentConfig:
   if train.seed is None:
     train.seed = run['seed']
   trainer_config = trainer()
+  for name, steps in _PRETRAINING_STEPS.items():
+    if getattr(trainer_config, name) == _UNSET_STEPS:
+      setattr(trainer_config, name, steps)
   trainer_config.optimizer_config = _optimizer_config(
-    train_steps=trainer_config.train_steps, **optimizer()
+    trainer_config.train_steps, _PRETRAINING_WARMUP_STEPS, **optimizer()
   )
   return cfg.ExperimentConfig(
     task=configs.PretrainingTaskConfig(
@@ -518,9 +537,17 @@ def _data_config(tfds_split, **settings):
 
 
 def _optimizer_config(
-  train_steps, learning_rate, warmup_steps, decay, end_learning_rate, **adamw
+  train_steps,
+  default_warmup_steps,
+  learning_rate,
+  warmup_steps,
+  decay,
+  end_learning_rate,
+  **adamw,
 ):
   """AdamW, schedule and warm-up in the Model Garden's terms."""
+  if warmup_steps is None:
+    warmup_steps = default_warmup_steps
   schedules = {
     'linear': {
       'type': 'polynomial',
@@ -558,3 +585,265 @@ def _optimizer_config(
       },
     }
   )
+
+
+@section
+def finetuning(
+  *,
+  init_from: str = '',
+  random_init: bool = False,
+  num_epochs: float = 3.0,
+  warmup_share: float = 0.1,
+  dropout_rate: float | None = None,
+  attention_dropout_rate: float | None = None,
+  seed: int = 0,
+) -> dict:
+  """Where fine-tuning starts, and how long it takes.
+
+  Args:
+    init_from: a model_dir of pretraining or fine-tuning, a Model Garden
+      checkpoint, a Hugging Face folder or an exported encoder; sizes and
+      vocabulary come from there, too. Empty takes them from the sections
+      `model` and `vocabulary`, with random weights.
+    random_init: takes sizes and vocabulary of `init_from`, but random weights;
+      the baseline that shows what pretraining is worth.
+    num_epochs: passes over the training data, unless `trainer.train_steps` is
+      set.
+    warmup_share: share of the steps in which the rate rises from 0, unless
+      `optimizer.warmup_steps` is set.
+    dropout_rate: as `model.dropout_rate`, which `None` takes where the sizes
+      come from the section `model`; elsewhere `None` is 0.1.
+    attention_dropout_rate: the same of attention weights.
+    seed: of new weights, dropout and the order of the examples.
+  """
+  return dict(locals())
+
+
+@section
+def glue(
+  *,
+  task: str = glue_tasks.CUSTOM,
+  train_data: str = '',
+  validation_data: str = '',
+  mismatched_validation_data: str = '',
+  test_data: str = '',
+  mismatched_test_data: str = '',
+  tfds_data_dir: str = '',
+  seq_length: int = 128,
+  batch_size: int = 32,
+  eval_batch_size: int = 64,
+  label_names: tuple[str, ...] = (),
+  is_regression: bool = False,
+  metric: str = '',
+  text_column: str = '',
+  text_pair_column: str = '',
+  label_column: str = '',
+  index_column: str = '',
+  column_names: tuple[str, ...] = (),
+  malformed_rows: str = 'error',
+  trim_padding: bool = True,
+) -> dict:
+  """A sentence task; `task` gives columns, labels and metric of its own.
+
+  Data are comma-separated TSV or JSONL files and globs, plain or .gz, or
+  'tfds:NAME:SPLIT', e.g. 'tfds:glue/rte:train'.
+
+  Args:
+    task: 'cola', 'sst2', 'mrpc', 'stsb', 'qqp', 'mnli', 'qnli', 'rte', or
+      'custom' for columns that the settings below name.
+    train_data: rows to train on.
+    validation_data: rows to validate on; of MNLI the matched ones.
+    mismatched_validation_data: MNLI's second validation set.
+    test_data: rows to write predictions for, in GLUE's submission format.
+    mismatched_test_data: MNLI's second test set.
+    tfds_data_dir: folder of TFDS data sets; empty is its default.
+    seq_length: S, longest sequence in tokens; what exceeds it is cut off.
+    batch_size: rows per training step over all replicas.
+    eval_batch_size: rows per validation step over all replicas.
+    label_names: labels as the files spell them, in the order of their ids;
+      empty is the task's own, or all of the training data.
+    is_regression: predicts a number ('stsb' always does).
+    metric: main metric: 'accuracy', 'f1', 'matthews_corrcoef' or
+      'pearson_spearman_corr'; empty is the task's own.
+    text_column: column of the text; empty is the task's own.
+    text_pair_column: column of the second text of a pair.
+    label_column: column of the label.
+    index_column: column that names a row in prediction files.
+    column_names: columns of files without a header.
+    malformed_rows: 'error', or 'skip' rows with another number of columns.
+    trim_padding: cuts padding that a whole batch shares, which changes no
+      result; off wherever shapes must be static (XLA, TPU).
+  """
+  return dict(locals())
+
+
+@section
+def squad(
+  *,
+  version: str = 'v1.1',
+  train_data: str = '',
+  validation_data: str = '',
+  test_data: str = '',
+  seq_length: int = 384,
+  doc_stride: int = 128,
+  query_length: int = 64,
+  max_answer_length: int = 30,
+  n_best_size: int = 20,
+  null_score_threshold: float = 0.0,
+  batch_size: int = 32,
+  eval_batch_size: int = 64,
+  trim_padding: bool = True,
+) -> dict:
+  """Question answering on SQuAD's JSON, plain or .gz.
+
+  Args:
+    version: 'v1.1', or 'v2.0' with unanswerable questions.
+    train_data: comma-separated files and globs to train on.
+    validation_data: files to validate on.
+    test_data: files to write answers to.
+    seq_length: S, tokens of a window with its question.
+    doc_stride: tokens from the start of a window to that of the next.
+    query_length: tokens kept of a question.
+    max_answer_length: longest answer, in tokens.
+    n_best_size: candidates per question in `nbest.json`.
+    null_score_threshold: of v2.0; a question stays unanswered if the score of
+      no answer exceeds that of the best one by more.
+    batch_size: windows per training step over all replicas.
+    eval_batch_size: windows per validation step over all replicas.
+    trim_padding: as in `glue`.
+  """
+  return dict(locals())
+
+
+@exp_factory.register_config_factory(finetuning_configs.GLUE)
+def glue_experiment() -> cfg.ExperimentConfig:
+  """Builds the tree of a sentence task from the gin sections.
+
+  `finetuning.resolution.resolve` completes it from the data.
+  """
+  run, settings = finetuning(), glue()
+  known = glue_tasks.resolve(
+    settings['task'],
+    label_names=settings['label_names'],
+    is_regression=settings['is_regression'],
+    metric=settings['metric'],
+  )
+  is_regression = settings['is_regression'] or settings['task'] == 'stsb'
+  section_fields = (
+    *('task', 'text_column', 'text_pair_column', 'label_column'),
+    *('index_column', 'column_names', 'malformed_rows'),
+  )
+  return _finetuning_experiment(
+    run,
+    finetuning_configs.GlueTaskConfig(
+      glue=finetuning_configs.GlueConfig(
+        label_names=known.label_names,
+        is_regression=is_regression,
+        **{name: settings[name] for name in section_fields},
+      ),
+      metric_type=known.metric,
+      **_finetuning_data('glue', settings, run['seed']),
+      **_starting_point(run),
+    ),
+  )
+
+
+@exp_factory.register_config_factory(finetuning_configs.SQUAD)
+def squad_experiment() -> cfg.ExperimentConfig:
+  """Builds the tree of question answering from the gin sections.
+
+  `finetuning.resolution.resolve` completes it from the data.
+  """
+  run, settings = finetuning(), squad()
+  section_fields = ('version', 'doc_stride', 'query_length')
+  answer_fields = ('max_answer_length', 'n_best_size')
+  return _finetuning_experiment(
+    run,
+    finetuning_configs.SquadTaskConfig(
+      squad=finetuning_configs.SquadConfig(
+        null_score_threshold=settings['null_score_threshold'],
+        **{name: settings[name] for name in section_fields + answer_fields},
+      ),
+      # The Model Garden's own names of the same.
+      null_score_diff_threshold=settings['null_score_threshold'],
+      **{name: settings[name] for name in answer_fields},
+      **_finetuning_data('squad', settings, run['seed']),
+      **_starting_point(run),
+    ),
+  )
+
+
+def _finetuning_experiment(run, task):
+  trainer_config = trainer()
+  trainer_config.optimizer_config = _optimizer_config(
+    trainer_config.train_steps, _UNSET_STEPS, **optimizer()
+  )
+  task.finetuning = finetuning_configs.FinetuningConfig(
+    random_init=run['random_init'],
+    num_epochs=run['num_epochs'],
+    warmup_share=run['warmup_share'],
+  )
+  return cfg.ExperimentConfig(
+    task=task, trainer=trainer_config, runtime=runtime()
+  )
+
+
+def _finetuning_data(name, settings, seed):
+  """Returns the data sections of a task from what its gin section names."""
+  sections_of_data = {}
+  for key in settings:
+    if not key.endswith('_data'):
+      continue
+    is_training = key == 'train_data'
+    batch_size = 'batch_size' if is_training else 'eval_batch_size'
+    sections_of_data[key] = finetuning_configs.TextDataConfig(
+      is_training=is_training,
+      drop_remainder=is_training,
+      global_batch_size=settings[batch_size],
+      seq_length=settings['seq_length'],
+      trim_padding=settings['trim_padding'],
+      tfds_data_dir=settings.get('tfds_data_dir', ''),
+      seed=seed,
+      **finetuning_configs.parse_source(settings[key], f'{name}.{key}'),
+    )
+  return sections_of_data
+
+
+def _starting_point(run):
+  """Returns sizes and vocabulary: of `init_from`, or of their own sections."""
+  source, setting = None, 'finetuning.init_from'
+  if run['init_from']:
+    source = init_weights.describe(run['init_from'], setting)
+  if source is None or source.model is None:
+    model_config, default_rate = model(), None
+  else:
+    model_config, default_rate = source.model, _FINETUNING_DROPOUT_RATE
+  rates = {
+    name: default_rate if run[name] is None else run[name]
+    for name in ('dropout_rate', 'attention_dropout_rate')
+  }
+  changes = {name: rate for name, rate in rates.items() if rate is not None}
+  return {
+    'model': model_config.replace(use_next_sentence_head=False, **changes),
+    'vocabulary': _starting_vocabulary(source, vocabulary()),
+    'init_checkpoint': run['init_from'],
+    'seed': run['seed'],
+  }
+
+
+def _starting_vocabulary(source, section_config):
+  if source is None or source.lower_case is None:
+    if source is not None and source.vocabulary_path:
+      section_config.path = section_config.path or source.vocabulary_path
+    return section_config
+  if not section_config.path:
+    return configs.VocabularyConfig(
+      path=source.vocabulary_path or '', lower_case=source.lower_case
+    )
+  if section_config.lower_case != source.lower_case:
+    raise errors.ConfigurationError(
+      'vocabulary.lower_case must be that of finetuning.init_from. Received: '
+      f'{section_config.lower_case}, where {source.path} has '
+      f'{source.lower_case}. Set vocabulary.lower_case.'
+    )
+  return section_config

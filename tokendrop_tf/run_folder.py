@@ -177,20 +177,6 @@ def gin_file(model_dir) -> str:
   return path
 
 
-def check_init_checkpoint(path):
-  """Checks that `pretraining.init_checkpoint` is there, unless it is empty."""
-  found = (
-    not path
-    or tf.io.gfile.exists(f'{path}.index')
-    or (tf.io.gfile.isdir(path) and tf.train.latest_checkpoint(path))
-  )
-  if not found:
-    raise errors.ConfigurationError(
-      'pretraining.init_checkpoint must be a checkpoint, or a folder with '
-      f'one. Received: {path}. Set pretraining.init_checkpoint.'
-    )
-
-
 def _read_tree(model_dir):
   path = os.path.join(model_dir, PARAMS_FILE)
   if not tf.io.gfile.exists(path):

@@ -6,11 +6,12 @@ slots, V vocabulary.
 
 import tensorflow as tf
 import tf_keras
+from absl import logging
 from official.core import base_task, task_factory
 from official.modeling import tf_utils
 from official.nlp.modeling import layers as garden_layers
 
-from tokendrop_tf import configs, layers, pretrainer
+from tokendrop_tf import configs, init_weights, layers, pretrainer
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
@@ -144,6 +145,18 @@ class TokenDropPretrainingTask(base_task.Task):
       )
       encoder.token_importance.table.assign(unigram_surprisal(counts))
     return model
+
+  def initialize(self, model):
+    """Loads the weights of `init_checkpoint`, in whatever form they are."""
+    source = self.task_config.init_checkpoint
+    if not source:
+      return
+    # A table of losses is no table of frequencies.
+    learns_table = self.task_config.token_drop.policy == 'loss'
+    loaded = init_weights.load_pretrainer(
+      model, source, exclude=() if learns_table else ('token_importance',)
+    )
+    logging.info('Initialized %s.', loaded.summary())
 
   def _build_heads(self, model_config):
     if not model_config.use_next_sentence_head:

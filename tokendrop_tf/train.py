@@ -24,6 +24,7 @@ from tokendrop_tf import (
   configs,
   experiments,
   gin_support,
+  init_weights,
   progress,
   run_folder,
   runner,
@@ -142,20 +143,25 @@ def check_configuration(params, flags):
   configs.validate_experiment(params)
   if 'eval' in flags.mode:
     configs.validate_validation_source(params)
-  configs.resolve_vocabulary(
-    params,
-    vocabulary_lib.Vocabulary.from_file(
-      params.task.vocabulary.path, params.task.vocabulary.lower_case
-    ),
+  vocabulary = vocabulary_lib.Vocabulary.from_file(
+    params.task.vocabulary.path, params.task.vocabulary.lower_case
   )
+  configs.resolve_vocabulary(params, vocabulary)
   if 'train' in flags.mode:
     run_folder.check_writable(flags.model_dir)
     run_folder.check_unchanged(params, flags.model_dir)
-    run_folder.check_init_checkpoint(params.task.init_checkpoint)
+    check_initial_weights(params.task, vocabulary, flags.model_dir)
   elif run_folder.has_configuration(flags.model_dir):
     run_folder.check_same_model(params, flags.model_dir)
   if flags.mode == 'eval':
     run_folder.require_checkpoint(flags.model_dir)
+
+
+def check_initial_weights(task, vocabulary, model_dir):
+  """Checks what a new run starts from; one that goes on has its weights."""
+  if task.init_checkpoint and not tf.train.latest_checkpoint(model_dir):
+    source = init_weights.check_fits(task.init_checkpoint, task.model)
+    init_weights.check_vocabulary(source, vocabulary)
 
 
 def check_data(params, mode):
