@@ -316,15 +316,21 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     return None if keep_k == seq_length else keep_k
 
   def _seeds(self, training, seed):
-    """Returns the seed of the order and L + 1 seeds of dropout."""
-    num_seeds = self._config['num_layers'] + 1
+    """Returns the seed of the order, that of the embeddings, and the layers'.
+
+    A layer has three places that drop out, so its seeds are int32 [3, 2].
+    """
+    num_layers = self._config['num_layers']
     if not training:
-      return seed, [None] * num_seeds
+      return seed, [None] * (num_layers + 1)
     if seed is None:
       seed = random_seeds.draw_seed()
     order_seed, dropout_seed = random_seeds.split_seed(seed, 2)
-    dropout_seed = random_seeds.per_replica_seed(dropout_seed)
-    return order_seed, random_seeds.split_seed(dropout_seed, num_seeds)
+    table = random_seeds.seed_table(
+      random_seeds.per_replica_seed(dropout_seed), [num_layers + 1, 3]
+    )
+    embedding_seeds, *layer_seeds = tf.unstack(table)
+    return order_seed, [embedding_seeds[0], *layer_seeds]
 
   def _sort(self, inputs, keep_k, seed):
     """Returns the inputs, most important token first, and the order [B, S]."""

@@ -36,7 +36,8 @@ class TransformerBlock(layers.TransformerEncoderBlock):
     key_value: rows to attend to, [B, S, H]; `None` is `inputs`.
     attention_bias: [B, 1, 1, S], added to the attention logits; `None` is 0.
     training: whether to drop out.
-    seed: int32 [2], decides what is dropped out; `None` draws one.
+    seed: int32 [2], decides what is dropped out, or [3, 2], one for each place
+      that drops out; `None` draws one.
 
   Output: [B, T, H].
 
@@ -118,6 +119,8 @@ class TransformerBlock(layers.TransformerEncoderBlock):
       return [None] * 3
     if seed is None:
       seed = random_seeds.draw_seed()
+    if seed.shape.rank == 2:
+      return tf.unstack(seed)
     return random_seeds.split_seed(seed, 3)
 
   def _attend(self, query, key_value, attention_bias, seed):

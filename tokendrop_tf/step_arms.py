@@ -1,0 +1,225 @@
+"""Train steps to compare: the Model Garden's stock BERT, and ours in variants.
+
+An arm is a name for a way to train the same model on the same batch. The step
+benchmark times arms, the TPU tools compile them.
+
+Letters: B batch of a replica, S sequence length, K tokens kept, P prediction
+slots, V vocabulary.
+"""
+
+import copy
+import pathlib
+from collections.abc import Callable
+
+import tensorflow as tf
+from official.core import base_task
+from official.modeling import optimization
+from official.nlp.configs import bert, encoders
+from official.nlp.tasks import masked_lm
+
+from tokendrop_tf import configs
+from tokendrop_tf import encoder as encoder_lib
+from tokendrop_tf import task as task_lib
+
+STOCK = 'stock'
+_SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
+
+
+class _FixedOrderEncoder(encoder_lib.TokenDropBertEncoder):
+  """Keeps the first K positions: no scores, no sorting, no integer gathers."""
+
+  def _sort(self, inputs, keep_k, seed):
+    return inputs, None
+
+
+class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
+  """The token-dropping step without selection and without a table."""
+
+  encoder_class = _FixedOrderEncoder
+
+
+def _with_policy(config, policy, **token_drop):
+  config.token_drop.override({'policy': policy, **token_drop})
+
+
+def _without_dropout(config):
+  config.model.override({'dropout_rate': 0.0, 'attention_dropout_rate': 0.0})
+
+
+# What an arm changes in the configuration of the run.
+_CHANGES = {
+  'none': lambda config: _with_policy(config, 'none'),
+  'loss': lambda config: _with_policy(config, 'loss', temperature=0.0),
+  'sampled': lambda config: _with_policy(config, 'loss', temperature=1.0),
+  'random': lambda config: _with_policy(config, 'random'),
+  'fixed_order': lambda config: _with_policy(config, 'random'),
+  'configured': lambda config: None,
+}
+_TASKS = {'fixed_order': _FixedOrderTask}
+DESCRIPTIONS = {
+  STOCK: "the Model Garden's BertEncoderV2, BertPretrainerV2 and MaskedLMTask",
+  'none': 'ours without dropping',
+  'loss': 'ours with token dropping, ranked by loss',
+  'sampled': 'the same at temperature 1',
+  'random': 'ours, dropping at random',
+  'fixed_order': 'ours, always keeping the first K positions',
+  'configured': 'ours exactly as configured',
+}
+ARMS = tuple(DESCRIPTIONS)
+
+
+def build_task(
+  arm: str, config: configs.PretrainingTaskConfig
+) -> base_task.Task:
+  """Returns the task of an arm.
+
+  Args:
+    arm: one of `ARMS`.
+    config: the run's task; `model.vocab_size` is set and `vocabulary.path`
+      exists. It is not changed.
+  """
+  if arm == STOCK:
+    return masked_lm.MaskedLMTask(_stock_config(config))
+  config = copy.deepcopy(config)
+  _CHANGES[arm](config)
+  return _TASKS.get(arm, task_lib.TokenDropPretrainingTask)(config)
+
+
+def _stock_config(config):
+  model = config.model
+  fields = encoders.BertEncoderConfig().as_dict()
+  encoder = encoders.BertEncoderConfig(
+    **{name: getattr(model, name) for name in fields}
+  )
+  heads = []
+  if model.use_next_sentence_head:
+    heads.append(
+      bert.ClsHeadConfig(
+        inner_dim=model.hidden_size,
+        num_classes=2,
+        dropout_rate=model.dropout_rate,
+        name=task_lib.NEXT_SENTENCE,
+      )
+    )
+  return masked_lm.MaskedLMConfig(
+    model=bert.PretrainerConfig(
+      encoder=encoders.EncoderConfig(type='bert', bert=encoder),
+      cls_heads=heads,
+      mlm_activation=model.mlm_activation,
+      mlm_initializer_range=model.initializer_range,
+    ),
+    train_data=configs.PretrainingDataConfig(),
+  )
+
+
+def constant_rate_adamw(
+  learning_rate: float = 1e-4,
+) -> optimization.OptimizationConfig:
+  """Returns the AdamW of BERT with a constant learning rate."""
+  return optimization.OptimizationConfig(
+    {
+      'optimizer': {
+        'type': 'adamw',
+        'adamw': {
+          'weight_decay_rate': 0.01,
+          'gradient_clip_norm': 1.0,
+          'exclude_from_weight_decay': ['LayerNorm', 'layer_norm', 'bias'],
+        },
+      },
+      'learning_rate': {
+        'type': 'constant',
+        'constant': {'learning_rate': learning_rate},
+      },
+    }
+  )
+
+
+def make_batch(
+  config: configs.PretrainingTaskConfig, batch_size: int
+) -> dict[str, tf.Tensor]:
+  """Returns random features: no padding, every label slot in use.
+
+  Args:
+    config: gives S, P, V and whether there are next-sentence labels.
+    batch_size: B.
+  """
+  data, vocab_size = config.train_data, config.model.vocab_size
+  shape = [batch_size, data.seq_length]
+  slots = [batch_size, data.max_predictions_per_seq]
+  positions = tf.argsort(tf.random.stateless_uniform(shape, [1, 2]))
+  batch = {
+    'input_word_ids': _random_ids(shape, [3, 4], vocab_size),
+    'input_mask': tf.ones(shape, tf.int32),
+    'input_type_ids': tf.zeros(shape, tf.int32),
+    'masked_lm_positions': tf.sort(positions[:, : slots[1]]),
+    'masked_lm_ids': _random_ids(slots, [5, 6], vocab_size),
+    'masked_lm_weights': tf.ones(slots),
+  }
+  if config.model.use_next_sentence_head:
+    batch['next_sentence_labels'] = tf.zeros([batch_size, 1], tf.int32)
+  return batch
+
+
+def _random_ids(shape, seed, vocab_size):
+  return tf.random.stateless_uniform(
+    shape, seed, len(_SPECIAL_TOKENS), vocab_size, tf.int32
+  )
+
+
+def write_vocabulary(folder: str, vocab_size: int) -> str:
+  """Writes a vocabulary of made-up tokens and returns its path."""
+  path = pathlib.Path(folder) / f'vocab_{vocab_size}.txt'
+  ordinary = (f'token{i}' for i in range(vocab_size - len(_SPECIAL_TOKENS)))
+  path.write_text('\n'.join([*_SPECIAL_TOKENS, *ordinary]) + '\n')
+  return str(path)
+
+
+class TrainStep:
+  """One arm's model, optimizer and metrics, and its train step.
+
+  Example:
+
+      step = TrainStep('loss', task_config)
+      function = step.function(jit_compile=False)
+      loss = function(make_batch(task_config, 8))['loss']
+
+  Args:
+    arm: one of `ARMS`.
+    config: the run's task.
+    optimizer_config: of the Model Garden; `None` is AdamW at a constant rate.
+  """
+
+  def __init__(
+    self,
+    arm: str,
+    config: configs.PretrainingTaskConfig,
+    optimizer_config: optimization.OptimizationConfig | None = None,
+  ):
+    self.arm = arm
+    self.config = config
+    self.task = build_task(arm, config)
+    self.model = self.task.build_model()
+    self.optimizer = self.task.create_optimizer(
+      optimizer_config or constant_rate_adamw()
+    )
+    self.metrics = self.task.build_metrics(training=True)
+    self._build()
+
+  def _build(self):
+    """Creates every variable, so that a trace creates none."""
+    _ = self.optimizer.iterations
+    if self.arm == STOCK:
+      self.model(make_batch(self.config, 1))
+    variables = getattr(
+      self.model, 'pretraining_variables', self.model.trainable_variables
+    )
+    self.optimizer._create_all_weights(variables)
+
+  def function(self, jit_compile: bool = False) -> Callable[..., dict]:
+    """Returns the step as a `tf.function` of a batch."""
+    return tf.function(
+      lambda batch: self.task.train_step(
+        batch, self.model, self.optimizer, self.metrics
+      ),
+      jit_compile=jit_compile,
+    )
