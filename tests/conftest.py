@@ -10,6 +10,7 @@ from tokendrop_tf import command_line  # noqa: F401  (quiet start)
 import pytest
 import tensorflow as tf
 import tf_keras
+import tiny_exports
 
 # Before the first operation: devices cannot change after it.
 tf.config.set_logical_device_configuration(
@@ -65,6 +66,12 @@ def tiny_corpus(tmp_path_factory) -> TinyCorpus:
     str(vocabulary),
     str(counts),
   )
+
+
+@pytest.fixture(scope='session')
+def exports(tmp_path_factory) -> tiny_exports.Exports:
+  """Exported serving models of tiny models of every kind."""
+  return tiny_exports.Exports(tmp_path_factory.mktemp('exports'))
 
 
 def _document(draw, words):

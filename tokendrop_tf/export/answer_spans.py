@@ -168,15 +168,14 @@ class AnswerFinder:
       tf.gather(logits[name], index, batch_dims=1)
       for name in ('start_logits', 'end_logits')
     )
-    is_start = is_token & windows.is_best_context.to_tensor(
-      False, shape=tf.shape(is_token)
-    )
+    is_start = is_token & windows.is_best_context.to_tensor(False)
     first, last, score, log_total = best_spans(
       tf.where(is_start, start, _IMPOSSIBLE),
       tf.where(is_token, end, _IMPOSSIBLE),
       self._max_answer_length,
     )
-    token = windows.token.to_tensor(0, shape=[None, tf.shape(is_token)[1] + 1])
+    # One column more, as `best_spans` has it.
+    token = tf.pad(windows.token.to_tensor(), [[0, 0], [0, 1]])
     return Spans(
       tf.gather(token, first, batch_dims=1),
       tf.gather(token, last, batch_dims=1),

@@ -41,7 +41,7 @@ TOKENS_PER_MASK = 10
 
 _FEATURES = ('input_word_ids', 'input_mask', 'input_type_ids')
 _EXAMPLES = {
-  'text': 'The shortest path is not always the fastest one.',
+  'text': 'The shortest [MASK] is not always the fastest one.',
   'text_pair': 'Another path can be faster.',
   'question': 'Which path is the shortest?',
   'context': 'Of the two paths, the one along the river is the shortest.',
@@ -91,18 +91,21 @@ def write_serving_models(
     vocabulary_lib.write_whole_file(path, ''.join(f'{t}\n' for t in tokens))
     models = _Builder(loaded, seq_length, path).build(names)
     for model in models:
-      _write(model, os.path.join(folder, model.name, VERSION))
+      _write(
+        model, os.path.join(folder, model.name, VERSION), loaded.vocabulary
+      )
   return [model.name for model in models]
 
 
-def _write(model: _ServingModel, path: str) -> None:
+def _write(model, path, vocabulary) -> None:
   module = tf.Module()
   module.weights = _weights(model.signatures.values())
   module.resources = list(model.resources)
   for name, function in model.functions.items():
     setattr(module, name, function)
   tf.saved_model.save(module, path, signatures=dict(model.signatures))
-  warm_up.write_requests(path, model.name, _warm_up_requests(model))
+  requests = _warm_up_requests(model, vocabulary.mask_id)
+  warm_up.write_requests(path, model.name, requests)
 
 
 def _weights(functions) -> list[tf.Variable]:
@@ -117,22 +120,19 @@ def _weights(functions) -> list[tf.Variable]:
   return list(found.values())
 
 
-def _warm_up_requests(model: _ServingModel):
+def _warm_up_requests(model, mask_id):
   """Yields (signature, inputs) for every signature, for one row and for two."""
   for name, function in model.signatures.items():
     specs = function.structured_input_signature[1]
     for num_rows in (1, 2):
-      yield name, {key: _example(key, num_rows) for key in specs}
+      yield name, {key: _example(key, num_rows, mask_id) for key in specs}
 
 
-def _example(name: str, num_rows: int) -> np.ndarray:
+def _example(name, num_rows, mask_id) -> np.ndarray:
   if name in _FEATURES:
-    value = 0 if name == 'input_type_ids' else 1
+    value = {'input_word_ids': mask_id, 'input_mask': 1}.get(name, 0)
     return np.full([num_rows, 8], value, np.int32)
-  text = _EXAMPLES[name]
-  if name == 'text':
-    text = f'{text} {vocabulary_lib.MASK}'
-  return np.array([text] * num_rows, object)
+  return np.array([_EXAMPLES[name]] * num_rows, object)
 
 
 class _Builder:
@@ -269,7 +269,9 @@ class _Builder:
     return _ServingModel('classify', signatures, (self._vocabulary_asset,))
 
   def _logits(self, features: Tensors) -> tf.Tensor:
-    return tf.cast(self._loaded.model(features, training=False), tf.float32)
+    # Where there is a way that computes no more than the logits need, take it.
+    model = getattr(self._loaded.model, 'logits', self._loaded.model)
+    return tf.cast(model(features, training=False), tf.float32)
 
   def _regress(self, features: Tensors) -> Tensors:
     return {'score': tf.squeeze(self._logits(features), axis=-1)}
