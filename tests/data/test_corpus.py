@@ -22,8 +22,8 @@ def config(**settings):
   return configs.PretrainingDataConfig(**({'is_training': True} | settings))
 
 
-def read(corpus, file_order=None):
-  batches = corpus.documents(file_order).as_numpy_iterator()
+def read(corpus, files=None, skip=0):
+  batches = corpus.documents(files, skip).as_numpy_iterator()
   return [text.decode() for text in itertools.chain.from_iterable(batches)]
 
 
@@ -71,10 +71,16 @@ def test_files_in_another_order_have_the_same_documents(tmp_path):
     for index in range(10)
   )
   corpus = corpus_lib.TextCorpus(paths)
-  order = tf.constant([9, 3, 5, 7, 1, 0, 2, 4, 6, 8], tf.int64)
-  assert read(corpus) != read(corpus, order)
+  order = tf.constant([9, 3, 5, -1, 7, 1, 0, 2, 4, 6, 8], tf.int64)
+  assert read(corpus, order)[:25] == [f'9 {text}' for text in TEXTS]
   assert sorted(read(corpus)) == sorted(read(corpus, order))
-  assert read(corpus, order) == read(corpus, order)
+
+
+@pytest.mark.parametrize('skip', [0, 1, 24, 25, 30, 75])
+def test_documents_can_be_skipped(tmp_path, skip):
+  paths = tuple(write(tmp_path / f'{index}.txt') for index in range(3))
+  corpus = corpus_lib.TextCorpus(paths, corpus_lib.HeldOut(4))
+  assert read(corpus, skip=skip) == read(corpus)[skip:]
 
 
 @pytest.mark.parametrize('every', [2, 7, 100])
@@ -196,6 +202,22 @@ def test_another_feature_and_part_of_a_split_can_be_read(tfds_folder):
   texts = read(corpus)
   assert len(texts) == 8
   assert set(texts) < {text.upper() for text in TEXTS}
+
+
+@pytest.mark.parametrize('split', ['train', 'train[3:9]+test[50%:]'])
+@pytest.mark.parametrize('held_out', [0, 4])
+def test_tfds_documents_can_be_skipped(tfds_folder, split, held_out):
+  for is_training in (True, False):
+    corpus = corpus_lib.open_corpus(
+      tfds_config(
+        tfds_folder,
+        tfds_split=split,
+        held_out_documents=held_out,
+        is_training=is_training,
+      )
+    )
+    for skip in (1, 5, 13, 40):
+      assert read(corpus, skip=skip) == read(corpus)[skip:]
 
 
 def test_tfds_documents_are_held_out_too(tfds_folder):

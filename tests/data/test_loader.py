@@ -1,11 +1,12 @@
 import functools
+import gzip
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tokendrop_tf.data import loader
+from tokendrop_tf.data import corpus, examples, loader
 
 NAMES = {
   'input_word_ids',
@@ -171,17 +172,92 @@ def test_a_strategy_gets_global_batches(numbered_text, once):
   assert found == rows(once(is_training=False))
 
 
-def test_iteration_goes_on_where_a_checkpoint_was_taken(
-  numbered_text, once, tmp_path
+@pytest.fixture
+def many_windows(monkeypatch):
+  """Several windows of documents and of rows, and blocks, in every epoch."""
+  monkeypatch.setattr(examples, '_WINDOW_BYTES', 3000)
+  monkeypatch.setattr(examples, 'BLOCK_ROWS', 16)
+  monkeypatch.setattr(corpus, '_LINES_PER_STEP', 7)
+
+
+@pytest.fixture(scope='module')
+def split_text(numbered_text):
+  """The numbered text in five files, every other one compressed."""
+  folder = numbered_text.folder / 'split'
+  folder.mkdir()
+  documents = (numbered_text.folder / 'text.txt').read_text().split('\n\n')
+  for file in range(5):
+    content = '\n\n'.join(documents[file::5]).encode()
+    if file % 2:
+      path, content = folder / f'{file}.txt.gz', gzip.compress(content)
+    else:
+      path = folder / f'{file}.txt'
+    path.write_bytes(content)
+  return str(folder / '*')
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'packing': 'within_documents', 'held_out_documents': 5},
+    {'shuffle_buffer_size': 7, 'seed': 9},
+  ],
+)
+def test_any_batch_is_gone_to_at_once(
+  numbered_text, split_text, many_windows, settings
 ):
-  """Everything is graph code, so tf.data can save the position."""
-  iterator = iter(load(numbered_text, num_epochs=3))
-  for _ in range(100):
-    next(iterator)
-  path = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / 'state'))
-  resumed = iter(load(numbered_text, num_epochs=3))
-  tf.train.Checkpoint(iterator=resumed).read(path)
-  assert rows(resumed) == rows(once(num_epochs=3)[100:])
+  """Batch n is a function of the seed and n, across windows and epochs."""
+  settings = {'input_path': split_text, 'num_epochs': 2} | settings
+  config = numbered_text.config(**settings)
+  counts = loader.count_rows(config, numbered_text.vocabulary)
+  everything = [
+    rows([batch]) for batch in load(numbered_text, None, **settings)
+  ]
+  assert len(counts.rows) > 3
+  assert sum(map(len, everything)) == 2 * counts.num_rows
+  last = len(everything) - 1
+  for first in (1, last // 3, last // 2 + 2, last, last + 1):
+    batches = loader.load_dataset(
+      config, numbered_text.vocabulary, first_batch=first, counts=counts
+    )
+    assert [rows([batch]) for batch in batches] == everything[first:]
+
+
+def test_counting_is_left_out_at_the_beginning(numbered_text, monkeypatch):
+  def count_rows(*arguments):
+    raise AssertionError('counted')
+
+  monkeypatch.setattr(loader, 'count_rows', count_rows)
+  load(numbered_text)
+
+
+@pytest.mark.parametrize('is_training', [True, False])
+def test_a_global_batch_does_not_depend_on_the_number_of_pipelines(
+  numbered_text, once, is_training
+):
+  settings = {'is_training': is_training, 'global_batch_size': 6}
+  whole = once(**settings)
+  for pipelines, replicas in ((1, 2), (2, 2), (3, 6)):
+    shares = [
+      iter(
+        load(
+          numbered_text,
+          tf.distribute.InputContext(pipelines, index, replicas),
+          **settings,
+        )
+      )
+      for index in range(pipelines)
+    ]
+    for batch in whole:
+      parts = [
+        next(share)['input_word_ids']
+        for share in shares
+        for _ in range(replicas // pipelines)
+      ]
+      np.testing.assert_array_equal(
+        tf.concat(parts, axis=0), batch['input_word_ids']
+      )
 
 
 def test_options_are_deterministic_without_automatic_sharding(numbered_text):

@@ -116,9 +116,8 @@ def numbered_files(tmp_path, num_files, rows=50):
   return tuple(paths)
 
 
-def read(paths, config=CONFIG, num_epochs=1, pipelines=1, index=0):
-  context = tf.distribute.InputContext(pipelines, index, pipelines)
-  blocks = records.RecordReader(paths, config).blocks(num_epochs, context)
+def read(paths, config=CONFIG, num_epochs=1):
+  blocks = records.RecordReader(paths, config).blocks(0, num_epochs)
   return [
     number
     for block in blocks
@@ -148,14 +147,19 @@ def test_validation_keeps_the_order_of_the_files(tmp_path):
   assert read(paths, CONFIG.replace(is_training=False)) == list(range(150))
 
 
-def test_pipelines_read_disjoint_records_and_together_all(tmp_path):
-  for pipelines, num_files in ((2, 4), (2, 3), (3, 2)):
-    folder = tmp_path / f'{pipelines}-{num_files}'
-    folder.mkdir()
-    paths = numbered_files(folder, num_files)
-    shares = [
-      read(paths, pipelines=pipelines, index=index)
-      for index in range(pipelines)
+def test_any_record_of_any_epoch_is_gone_to_at_once(tmp_path):
+  paths = numbered_files(tmp_path, 3)
+  reader = records.RecordReader(paths, CONFIG)
+  counts = reader.count()
+  assert counts.documents == (50, 50, 50)
+  assert counts.num_rows == 150
+  everything = read(paths, num_epochs=2)
+  for row in (1, 15, 16, 97, 149, 151, 299):
+    start = reader.start(row // 150, row % 150, counts)
+    blocks = reader.blocks(row // 150, 2 - row // 150, start)
+    found = [
+      number
+      for block in blocks
+      for number in block['input_word_ids'][:, 0].numpy().tolist()
     ]
-    everything = sorted(number for share in shares for number in share)
-    assert everything == list(range(50 * num_files))
+    assert found == everything[row:]

@@ -10,13 +10,11 @@ import functools
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
-from tokendrop_tf.data import docstrings, text_files
+from tokendrop_tf.data import docstrings, streams, text_files
 
 # Lines are joined to documents in batches: work per line would be the
 # bottleneck of the whole pipeline.
 _LINES_PER_STEP = 2048
-# Files read side by side in training, so that a window of documents mixes them.
-_FILES_SIDE_BY_SIDE = 8
 # Text read to estimate the mean length of a document.
 _SAMPLE_BYTES = 1 << 20
 _SAMPLE_DOCUMENTS = 256
@@ -86,6 +84,19 @@ class HeldOut:
   every: int = 0
   only: bool = False
 
+  def first_after(self, skip: int) -> int:
+    """Returns the number of the document that `skip` read ones precede.
+
+    Args:
+      skip: documents that are read before it, counted in one file whose
+        number f is 0.
+    """
+    if not self.every:
+      return skip
+    if self.only:
+      return skip * self.every
+    return skip // (self.every - 1) * self.every + skip % (self.every - 1)
+
   def select(self, first, texts):
     """Returns the documents to read, strings [m].
 
@@ -122,26 +133,18 @@ class TextCorpus:
     more = f' and {self.num_files - 1} more' if self.num_files > 1 else ''
     return f'{self.paths[0]}{more}'
 
-  def documents(self, file_order=None) -> tf.data.Dataset:
+  def documents(self, files=None, skip: int = 0) -> tf.data.Dataset:
     """Returns the documents in batches of any size, strings [n], n >= 0.
 
     Args:
-      file_order: int64 [number of files], indices into `paths`, may be a graph
-        tensor; files are then read several at a time. `None` reads one after
-        the other, in order.
+      files: int64 [n], indices into `paths`, read one after the other; negative
+        ones are passed over. `None` is all.
+      skip: leaves out so many documents at the beginning, int or int64.
     """
-    if file_order is None:
-      indices = tf.data.Dataset.range(self.num_files)
-      return indices.flat_map(self._file_documents)
-    side_by_side = min(_FILES_SIDE_BY_SIDE, self.num_files)
-    indices = tf.data.Dataset.from_tensor_slices(file_order)
-    return indices.interleave(
-      self._file_documents,
-      cycle_length=side_by_side,
-      block_length=1,
-      num_parallel_calls=side_by_side,
-      deterministic=True,
-    )
+    files = tf.range(self.num_files, dtype=tf.int64) if files is None else files
+    indices = tf.data.Dataset.from_tensor_slices(files)
+    indices = indices.filter(lambda file: file >= 0)
+    return streams.skip_rows(indices.flat_map(self._file_documents), skip)
 
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the head of the corpus."""
@@ -284,16 +287,23 @@ class TfdsCorpus:
         f'{", ".join(map(repr, texts)) or "none"}. Set tfds_text_feature.'
       )
 
-  def documents(self, file_order=None) -> tf.data.Dataset:
-    """Returns the documents in batches of any size, strings [n], n >= 0."""
-    del file_order  # TFDS reads its files in one order.
-    texts = self._texts().batch(_SAMPLE_DOCUMENTS)
-    starts = tf.data.Dataset.counter(step=_SAMPLE_DOCUMENTS)
+  def documents(self, files=None, skip: int = 0) -> tf.data.Dataset:
+    """Returns the documents in batches of any size, strings [n], n >= 0.
+
+    Args:
+      files: of no meaning: TFDS reads its files in one order.
+      skip: leaves out so many documents at the beginning.
+    """
+    del files
+    first = self.held_out.first_after(skip)
+    texts = self._texts(first).batch(_SAMPLE_DOCUMENTS)
+    starts = tf.data.Dataset.counter(start=first, step=_SAMPLE_DOCUMENTS)
     return tf.data.Dataset.zip(starts, texts).map(self.held_out.select)
 
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the first ones."""
-    texts = list(self._texts().take(_SAMPLE_DOCUMENTS).as_numpy_iterator())
+    sample = self._texts(0).take(_SAMPLE_DOCUMENTS)
+    texts = list(sample.as_numpy_iterator())
     return max(sum(map(len, texts)) // max(len(texts), 1), 1)
 
   def num_bytes(self) -> int:
@@ -301,6 +311,31 @@ class TfdsCorpus:
     split = self._builder.info.splits[self.split]
     return split.num_examples * self.mean_document_bytes()
 
-  def _texts(self) -> tf.data.Dataset:
-    dataset = self._builder.as_dataset(split=self.split, shuffle_files=False)
+  def _texts(self, first: int) -> tf.data.Dataset:
+    """Returns the documents from number `first` on.
+
+    TFDS passes over whole files by their recorded lengths.
+    """
+    import tensorflow_datasets as tfds
+
+    splits = self._builder.info.splits
+    slices = []
+    for part in tfds.core.splits.AbstractSplit.from_spec(
+      self.split
+    ).to_absolute(splits):
+      whole = splits[part.splitname].num_examples
+      begin, end = part.from_ or 0, whole if part.to is None else part.to
+      skipped = min(first, end - begin)
+      if skipped < end - begin:
+        slices.append(f'{part.splitname}[{begin + skipped}:{end}]')
+      first -= skipped
+    dataset = self._builder.as_dataset(
+      split='+'.join(slices) or self.split,
+      shuffle_files=False,
+      # One file after the other: another order would not go on from a slice.
+      read_config=tfds.ReadConfig(
+        interleave_cycle_length=1, try_autocache=False
+      ),
+    )
+    dataset = dataset if slices else dataset.take(0)
     return dataset.map(lambda example: example[self.text_feature])

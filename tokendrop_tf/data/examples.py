@@ -3,17 +3,19 @@
     documents -> windows, shuffled -> WordPiece -> rows of S, packed
               -> rows, shuffled -> blocks, masked
 
-Everything random follows from (seed, epoch, number of the window or block), so
-a run repeats exactly, and any epoch can be made without the ones before.
+Everything random follows from (seed, epoch, number of the window or block), and
+a window holds the same documents in every epoch, so it makes equally many rows.
+With these counts (`count`) any row of any epoch is made without those before.
 """
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import masking as masking_lib
-from tokendrop_tf.data import packing, shuffling
+from tokendrop_tf.data import packing, positions, shuffling, streams
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Rows masked together, in one vectorised step.
@@ -23,6 +25,8 @@ _WINDOW_BYTES = 64 << 20
 _MAX_WINDOW_DOCUMENTS = 1 << 16
 # Text tokenised in one step.
 _GROUP_BYTES = 1 << 20
+# Streams of files read side by side in training, so that a window mixes them.
+_MAX_LANES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +44,67 @@ class ExampleMaker:
   vocabulary: vocabulary_lib.Vocabulary
   config: configs.PretrainingDataConfig
 
-  def blocks(self, first_epoch: int, num_epochs: int | None) -> tf.data.Dataset:
+  def blocks(
+    self,
+    first_epoch: int,
+    num_epochs: int | None,
+    start: positions.Start = positions.BEGINNING,
+  ) -> tf.data.Dataset:
     """Returns packed blocks of consecutive epochs, not yet masked.
 
     Args:
       first_epoch: number of the first epoch.
       num_epochs: how many; `None` is without end.
+      start: where in the first epoch to begin; see `count`.
 
     Returns:
       Data set of (epoch int64, block int64, tokens int32 [R, C], lengths int32
       [R]), R at most `BLOCK_ROWS`.
     """
     last = tf.int64.max if num_epochs is None else first_epoch + num_epochs
-    epochs = tf.data.Dataset.range(first_epoch, last)
     sizes = self._window_and_group_documents()
-    return epochs.flat_map(lambda epoch: self._epoch_blocks(epoch, *sizes))
+    return tf.data.Dataset.range(first_epoch, last).flat_map(
+      lambda epoch: self._epoch_blocks(
+        epoch, *sizes, start, tf.equal(epoch, first_epoch)
+      )
+    )
+
+  def count(self) -> positions.RowCounts:
+    """Reads and packs the corpus once, to know where every row lies."""
+    window_documents, group_documents = self._window_and_group_documents()
+    windows = self._windows(window_documents)
+    rows = windows.map(
+      lambda texts: self.rows(texts, group_documents).reduce(
+        tf.constant(0, tf.int64),
+        lambda count, row: count + tf.size(row[1], tf.int64),
+      )
+    )
+    return positions.RowCounts(
+      documents=self._count_documents(),
+      rows=tuple(int(count) for count in rows.as_numpy_iterator()),
+    )
+
+  def start(self, row: int, counts: positions.RowCounts) -> positions.Start:
+    """Returns where the block of a row of an epoch begins.
+
+    Args:
+      row: number of the row in the epoch.
+      counts: what `count` gives.
+    """
+    block = row // BLOCK_ROWS
+    buffer = self._row_window
+    first = block * BLOCK_ROWS // buffer * buffer  # The row window's first row.
+    ends = np.cumsum(counts.rows)
+    window = int(np.searchsorted(ends, first, side='right'))
+    window_documents, _ = self._window_and_group_documents()
+    return positions.Start(
+      files=self._lane_starts(window, window_documents, counts.documents),
+      window=window,
+      skip_packed=first - int(ends[window] - counts.rows[window]),
+      row_window=first // buffer,
+      skip_shuffled=block * BLOCK_ROWS - first,
+      block=block,
+    )
 
   def mask(self, epoch, block, tokens, lengths) -> dict[str, tf.Tensor]:
     """Masks one element of `blocks`; see `masking.Masking`."""
@@ -69,11 +119,15 @@ class ExampleMaker:
       tokens, lengths, self._seed(shuffling.MASK_SALT, epoch, block)
     )
 
-  def _epoch_blocks(self, epoch, window_documents, group_documents):
-    order = self._file_order(epoch)
-    documents = self.corpus.documents(order).rebatch(window_documents)
+  def _epoch_blocks(
+    self, epoch, window_documents, group_documents, start, is_here
+  ):
+    def here(number):
+      return positions.if_here(number, is_here)
+
     windows = (
-      documents.enumerate()
+      self._windows(window_documents, start, is_here)
+      .enumerate(here(start.window))
       .map(
         lambda window, texts: self._shuffled(
           shuffling.DOCUMENT_SALT, epoch, window, texts
@@ -82,11 +136,56 @@ class ExampleMaker:
       .prefetch(1)
     )
     rows = windows.flat_map(lambda texts: self.rows(texts, group_documents))
+    rows = streams.skip_rows(rows, here(start.skip_packed))
     rows = rows.filter(lambda tokens, lengths: tf.size(lengths) > 0)
     if self.config.is_training:
-      rows = self._shuffled_rows(rows, epoch)
+      rows = self._shuffled_rows(rows, epoch, here(start.row_window))
+      rows = streams.skip_rows(rows, here(start.skip_shuffled))
     blocks = rows.rebatch(BLOCK_ROWS)
-    return blocks.enumerate().map(lambda block, row: (epoch, block, *row))
+    return blocks.enumerate(here(start.block)).map(
+      lambda block, row: (epoch, block, *row)
+    )
+
+  def _windows(
+    self, window_documents, start=positions.BEGINNING, is_here=True
+  ) -> tf.data.Dataset:
+    """Returns the documents that are shuffled together, strings [d]."""
+    lanes = tf.constant(self._lanes(), tf.int64)
+
+    def open_lane(lane):
+      first, skip = positions.lane_start(start, lane, is_here)
+      return self.corpus.documents(tf.gather(lanes, lane)[first:], skip)
+
+    num_lanes = lanes.shape[0]
+    return streams.side_by_side(
+      open_lane, num_lanes, -(-window_documents // num_lanes)
+    )
+
+  def _lanes(self) -> np.ndarray:
+    """Returns the files of each stream, int64 [lanes, n]; -1 is no file."""
+    with tf.init_scope():  # A value, also where a graph is being built.
+      return shuffling.lanes(
+        self.corpus.num_files,
+        _MAX_LANES if self.config.is_training else 1,
+        self._seed(shuffling.FILE_SALT, 0, 0),
+      ).numpy()
+
+  def _lane_starts(self, window, window_documents, documents):
+    """Returns (index of the file in its lane, documents to skip) per lane."""
+    lanes = self._lanes()
+    skip = window * -(-window_documents // len(lanes))
+    return tuple(
+      positions.seek(positions.lengths(lane, documents), skip) for lane in lanes
+    )
+
+  def _count_documents(self) -> tuple[int, ...]:
+    counts = tf.data.Dataset.range(self.corpus.num_files).map(
+      lambda file: self.corpus.documents(file[tf.newaxis]).reduce(
+        tf.constant(0, tf.int64),
+        lambda count, texts: count + tf.size(texts, tf.int64),
+      )
+    )
+    return tuple(int(count) for count in counts.as_numpy_iterator())
 
   def rows(self, texts, group_documents: int = 1) -> tf.data.Dataset:
     """Tokenises and packs documents, in order.
@@ -116,9 +215,16 @@ class ExampleMaker:
       tokenised, row_tokens, self.vocabulary.sep_id
     )
 
-  def _shuffled_rows(self, rows, epoch):
-    windows = rows.rebatch(max(self.config.shuffle_buffer_size, 1))
-    return windows.enumerate().map(
+  @property
+  def _row_window(self) -> int:
+    """Rows that are shuffled together."""
+    if not self.config.is_training:
+      return BLOCK_ROWS
+    return max(self.config.shuffle_buffer_size, 1)
+
+  def _shuffled_rows(self, rows, epoch, first_window):
+    windows = rows.rebatch(self._row_window)
+    return windows.enumerate(first_window).map(
       lambda window, row: self._shuffled(shuffling.ROW_SALT, epoch, window, row)
     )
 
@@ -126,12 +232,6 @@ class ExampleMaker:
     if not self.config.is_training:
       return tensors
     return shuffling.shuffled(tensors, self._seed(salt, epoch, window))
-
-  def _file_order(self, epoch):
-    if not self.config.is_training or self.corpus.num_files == 1:
-      return None
-    files = tf.range(self.corpus.num_files, dtype=tf.int64)
-    return shuffling.shuffled(files, self._seed(shuffling.FILE_SALT, epoch, 0))
 
   def _seed(self, salt, epoch, number):
     return shuffling.seed(self.config.seed, salt, epoch, number)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, records
+from tokendrop_tf.data import examples, positions, records, streams
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.data.checks import check_dataset
 
@@ -18,6 +18,8 @@ def load_dataset(
   config: configs.PretrainingDataConfig,
   vocabulary: configs.VocabularyConfig,
   input_context: tf.distribute.InputContext | None = None,
+  first_batch: int = 0,
+  counts: positions.RowCounts | None = None,
 ) -> tf.data.Dataset:
   """Returns batches of masked-LM examples with static shapes.
 
@@ -25,11 +27,17 @@ def load_dataset(
   come in order and with the same masks each time; unless `drop_remainder`, the
   last batch is filled up with rows of weight 0.
 
+  Global batch n is the same whatever the number of pipelines and replicas, and
+  can be gone to at once: a run resumes by `first_batch`.
+
   Args:
     config: source, lengths, rates, seed and batch size.
     vocabulary: the vocabulary file.
     input_context: what part of a distributed job this pipeline feeds; every
-      pipeline gets examples of its own, in batches for one replica.
+      pipeline gets its rows of each global batch, in batches for one replica.
+    first_batch: number of the first global batch.
+    counts: what `count_rows` gives; without it a `first_batch` above 0 has the
+      rows counted.
 
   Returns:
     Data set of dicts: `input_word_ids`, `input_mask`, `input_type_ids` int32
@@ -48,14 +56,40 @@ def load_dataset(
     vocabulary.path, vocabulary.lower_case
   )
   context = input_context or tf.distribute.InputContext()
+  first_row = first_batch * config.global_batch_size
+  if first_row and counts is None:
+    counts = count_rows(config, vocabulary)
   if files := records.record_files(config):
-    reader = records.RecordReader(files, config)
-    blocks = reader.blocks(_num_epochs(config), context)
+    rows = _recorded(files, config, first_row, counts)
   else:
-    blocks = _live(config, words, context)
-  batches = _batch(blocks, config, context, words.pad_id)
+    rows = _live(config, words, first_row, counts)
+  batches = _batch(rows, config, context, words.pad_id)
   batches = batches.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
   return batches.with_options(_options())
+
+
+def count_rows(
+  config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
+) -> positions.RowCounts:
+  """Reads the data once and returns how many rows lie where.
+
+  Args:
+    config: the data section.
+    vocabulary: the vocabulary file.
+
+  Raises:
+    DataError: if the source cannot be read to its end, or holds nothing.
+  """
+  words = vocabulary_lib.Vocabulary.from_file(
+    vocabulary.path, vocabulary.lower_case
+  )
+  files = records.record_files(config)
+  maker = (
+    records.RecordReader(files, config)
+    if files
+    else examples.ExampleMaker(corpus_lib.open_corpus(config), words, config)
+  )
+  return maker.count()
 
 
 def label_entropy(
@@ -92,42 +126,40 @@ def label_entropy(
   return float(-np.sum(shares * np.log(shares)))
 
 
-def _live(config, words, context) -> tf.data.Dataset:
-  """Returns blocks of examples made from text."""
+def _live(config, words, first_row, counts) -> tf.data.Dataset:
+  """Returns examples made from text, from row `first_row` of the run on."""
   maker = examples.ExampleMaker(corpus_lib.open_corpus(config), words, config)
-  blocks = maker.blocks(0, _num_epochs(config))
-  if config.is_training:
-    blocks = blocks.shard(
-      context.num_input_pipelines, context.input_pipeline_id
-    )
-  return blocks.map(
+  epoch, row, start = 0, 0, positions.BEGINNING
+  if first_row:
+    epoch, row = divmod(first_row, counts.num_rows)
+    start = maker.start(row, counts)
+  blocks = maker.blocks(epoch, _epochs_left(config, epoch), start).map(
     maker.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
+  return streams.skip_rows(blocks, row % examples.BLOCK_ROWS)
 
 
-def _num_epochs(config) -> int | None:
-  """Returns how often the corpus is read; `None` is without end."""
+def _recorded(files, config, first_row, counts) -> tf.data.Dataset:
+  """Returns examples read from files, from row `first_row` of the run on."""
+  reader = records.RecordReader(files, config)
+  epoch, start = 0, positions.BEGINNING
+  if first_row:
+    epoch, row = divmod(first_row, counts.num_rows)
+    start = reader.start(epoch, row, counts)
+  return reader.blocks(epoch, _epochs_left(config, epoch), start)
+
+
+def _epochs_left(config, epoch) -> int | None:
+  """Returns how often the corpus is still read; `None` is without end."""
   if config.num_epochs:
-    return config.num_epochs
+    return max(config.num_epochs - epoch, 0)
   return None if config.is_training else 1
 
 
-def _batch(blocks, config, context, pad_id):
-  """Cuts blocks of rows into batches for one replica."""
-  if not config.is_training:
-    return _batch_validation(blocks, config, context, pad_id)
-  # The blocks have been dealt to the pipelines before.
-  size = context.get_per_replica_batch_size(config.global_batch_size)
-  batches = blocks.rebatch(size, drop_remainder=config.drop_remainder)
-  if config.drop_remainder:
-    return batches
-  return batches.map(lambda batch: _fill_up(batch, size, pad_id))
-
-
-def _batch_validation(blocks, config, context, pad_id):
-  # Whole global batches first, so that all pipelines have equally many.
+def _batch(rows, config, context, pad_id):
+  """Cuts rows into global batches, and this pipeline's rows out of them."""
   size = config.global_batch_size
-  batches = blocks.rebatch(size, drop_remainder=config.drop_remainder)
+  batches = rows.rebatch(size, drop_remainder=config.drop_remainder)
   if not config.drop_remainder:
     batches = batches.map(lambda batch: _fill_up(batch, size, pad_id))
   if context.num_replicas_in_sync == 1:

@@ -6,16 +6,18 @@ here, and its loaders read what is written here.
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
-from tokendrop_tf.data import corpus, shuffling, text_files
+from tokendrop_tf.data import corpus, positions, shuffling, streams, text_files
 
 NEXT_SENTENCE_LABELS = 'next_sentence_labels'
 
 # Records parsed in one step.
 _BLOCK_RECORDS = 512
-_FILES_SIDE_BY_SIDE = 8
+# Streams of files read side by side in training, so that a window mixes them.
+_MAX_LANES = 8
 
 
 def is_record_file(path: str) -> bool:
@@ -131,43 +133,101 @@ class RecordReader:
   config: configs.PretrainingDataConfig
 
   def blocks(
-    self, num_epochs: int | None, context: tf.distribute.InputContext
+    self,
+    first_epoch: int,
+    num_epochs: int | None,
+    start: positions.Start = positions.BEGINNING,
   ) -> tf.data.Dataset:
     """Returns blocks of examples, dicts of [R, n], R of any size.
 
     Args:
+      first_epoch: number of the first epoch.
       num_epochs: passes over the files; `None` is without end.
-      context: in training, each pipeline gets records of its own: whole files
-        where their number allows, else every n-th record.
+      start: where in the first epoch to begin; see `start`.
     """
-    last = tf.int64.max if num_epochs is None else num_epochs
-    records = tf.data.Dataset.range(last).flat_map(
-      lambda epoch: self._epoch_records(epoch, context)
+    last = tf.int64.max if num_epochs is None else first_epoch + num_epochs
+    records = tf.data.Dataset.range(first_epoch, last).flat_map(
+      lambda epoch: self._epoch_records(
+        epoch, start, tf.equal(epoch, first_epoch)
+      )
     )
-    return records.map(
+    return records.rebatch(_BLOCK_RECORDS).map(
       lambda batch: parse(batch, self.config),
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
     )
 
-  def _epoch_records(self, epoch, context) -> tf.data.Dataset:
-    if not self.config.is_training:
-      files = tf.data.Dataset.range(len(self.paths))
-      return files.flat_map(self._file_records).batch(_BLOCK_RECORDS)
-    num, index = context.num_input_pipelines, context.input_pipeline_id
-    by_file = len(self.paths) % num == 0
-    files = tf.data.Dataset.from_tensor_slices(self._file_order(epoch))
-    files = files.shard(num, index) if by_file else files
-    side_by_side = min(_FILES_SIDE_BY_SIDE, len(self.paths))
-    records = files.interleave(
-      self._file_records,
-      cycle_length=side_by_side,
-      block_length=1,
-      num_parallel_calls=side_by_side,
-      deterministic=True,
+  def count(self) -> positions.RowCounts:
+    """Reads the files once, to know how many records each has."""
+    counts = tf.data.Dataset.range(len(self.paths)).map(
+      lambda file: (
+        self._file_records(file)
+        .batch(_BLOCK_RECORDS)
+        .reduce(
+          tf.constant(0, tf.int64),
+          lambda count, batch: count + tf.size(batch, tf.int64),
+        )
+      )
     )
-    records = records if by_file else records.shard(num, index)
-    return self._shuffled(records, epoch).rebatch(_BLOCK_RECORDS)
+    counts = tuple(int(count) for count in counts.as_numpy_iterator())
+    return positions.RowCounts(documents=counts, rows=(sum(counts),))
+
+  def start(
+    self, epoch: int, row: int, counts: positions.RowCounts
+  ) -> positions.Start:
+    """Returns where record `row` of an epoch lies.
+
+    Args:
+      epoch: number of the epoch; each has its own order of files.
+      row: number of the record in the epoch.
+      counts: what `count` gives.
+    """
+    lanes = self._lanes(epoch).numpy()
+    lengths = [positions.lengths(lane, counts.documents) for lane in lanes]
+    window, first = _window_of(
+      row, [sum(lane) for lane in lengths], self._lane_rows
+    )
+    skip = window * self._lane_rows
+    return positions.Start(
+      files=tuple(positions.seek(lane, skip) for lane in lengths),
+      row_window=window,
+      skip_shuffled=row - first,
+    )
+
+  @property
+  def _num_lanes(self) -> int:
+    return min(len(self.paths), _MAX_LANES) if self.config.is_training else 1
+
+  @property
+  def _lane_rows(self) -> int:
+    """Records that each lane adds to a window."""
+    if not self.config.is_training:
+      return _BLOCK_RECORDS
+    return -(-max(self.config.shuffle_buffer_size, 1) // self._num_lanes)
+
+  def _lanes(self, epoch) -> tf.Tensor:
+    """Returns the files of each stream, int64 [lanes, n]; -1 is no file."""
+    seed = shuffling.seed(self.config.seed, shuffling.FILE_SALT, epoch, 0)
+    return shuffling.lanes(len(self.paths), self._num_lanes, seed)
+
+  def _epoch_records(self, epoch, start, is_here) -> tf.data.Dataset:
+    lanes = self._lanes(epoch)
+
+    def open_lane(lane):
+      first, skip = positions.lane_start(start, lane, is_here)
+      files = tf.data.Dataset.from_tensor_slices(tf.gather(lanes, lane)[first:])
+      records = files.filter(lambda file: file >= 0).flat_map(
+        self._file_records
+      )
+      # Single records would be passed over more slowly.
+      return streams.skip_rows(records.batch(_BLOCK_RECORDS), skip)
+
+    windows = streams.side_by_side(open_lane, self._num_lanes, self._lane_rows)
+    if self.config.is_training:
+      window = positions.if_here(start.row_window, is_here)
+      windows = self._shuffled(windows, epoch, window)
+    skip = positions.if_here(start.skip_shuffled, is_here)
+    return streams.skip_rows(windows, skip)
 
   def _file_records(self, file_index) -> tf.data.Dataset:
     path = tf.gather(tf.constant(self.paths), file_index)
@@ -178,18 +238,23 @@ class RecordReader:
       path, compression_type=tf.where(is_gzip, 'GZIP', ''), buffer_size=1 << 20
     )
 
-  def _file_order(self, epoch):
-    seed = shuffling.seed(self.config.seed, shuffling.FILE_SALT, epoch, 0)
-    return shuffling.shuffled(tf.range(len(self.paths), dtype=tf.int64), seed)
-
-  def _shuffled(self, records, epoch) -> tf.data.Dataset:
-    windows = records.batch(max(self.config.shuffle_buffer_size, 1))
-    return windows.enumerate().map(
+  def _shuffled(self, windows, epoch, first_window) -> tf.data.Dataset:
+    return windows.enumerate(first_window).map(
       lambda window, batch: shuffling.shuffled(
         batch,
         shuffling.seed(self.config.seed, shuffling.ROW_SALT, epoch, window),
       )
     )
+
+
+def _window_of(row: int, lane_lengths, lane_rows: int) -> tuple[int, int]:
+  """Returns the window that holds a row, and the number of its first row."""
+  lengths = np.asarray(lane_lengths)[:, np.newaxis]
+  windows = np.arange(-(-max(lane_lengths) // lane_rows))
+  sizes = np.clip(lengths - windows * lane_rows, 0, lane_rows).sum(axis=0)
+  ends = np.cumsum(sizes)
+  window = int(np.searchsorted(ends, row, side='right'))
+  return window, int(ends[window] - sizes[window])
 
 
 def is_gzip_file(path: str) -> bool:

@@ -40,3 +40,25 @@ def shuffled(tensors, seeds):
     tf.range(count), seeds, alg='philox'
   )
   return tf.nest.map_structure(lambda tensor: tf.gather(tensor, order), tensors)
+
+
+def lanes(num_files: int, max_lanes: int, seeds):
+  """Deals shuffled files to streams that are read side by side.
+
+  Args:
+    num_files: how many files there are.
+    max_lanes: most streams; 1 keeps the files in order.
+    seeds: int32 [2], decides on the order.
+
+  Returns:
+    int64 [lanes, n], the numbers of the files of each lane; -1 is no file.
+
+  Example:
+    lanes(5, 2, seed(0, FILE_SALT, 0, 0))  # [[3, 0, 1], [4, 2, -1]], say
+  """
+  num_lanes = min(num_files, max_lanes)
+  files = tf.range(num_files, dtype=tf.int64)
+  if num_lanes > 1:
+    files = shuffled(files, seeds)
+  padded = tf.pad(files, [[0, -num_files % num_lanes]], constant_values=-1)
+  return tf.transpose(tf.reshape(padded, [-1, num_lanes]))

@@ -1,0 +1,71 @@
+"""Streams of rows in batches of any size: skipped, and read side by side.
+
+A row is an entry of the first axis: a document, a packed row, a record.
+"""
+
+import tensorflow as tf
+
+
+def skip_rows(dataset: tf.data.Dataset, num_rows) -> tf.data.Dataset:
+  """Leaves out the first `num_rows` rows of a data set of batches.
+
+  Args:
+    dataset: elements are tensors, or structures of tensors, [n, ...], any n.
+    num_rows: how many rows, int or integer tensor; may be more than there are.
+
+  Returns:
+    Data set of the same structure; its first elements may have no row.
+
+  Example:
+    skip_rows(tf.data.Dataset.range(10).batch(4), 5)  # [], [5, 6, 7], [8, 9]
+  """
+  if isinstance(num_rows, int) and not num_rows:
+    return dataset
+
+  def step(left, *batch):
+    batch = batch[0] if len(batch) == 1 else batch
+    size = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
+    dropped = tf.minimum(left, size)
+    rest = tf.cond(
+      dropped > 0, lambda: _without_head(batch, dropped, size), lambda: batch
+    )
+    return left - dropped, rest
+
+  return dataset.scan(tf.cast(num_rows, tf.int64), step)
+
+
+def _without_head(batch, dropped, size):
+  # Slices would share memory with the batch, which `rebatch` complains of.
+  kept = tf.range(dropped, size)
+  return tf.nest.map_structure(lambda tensor: tf.gather(tensor, kept), batch)
+
+
+def side_by_side(open_lane, num_lanes: int, rows: int) -> tf.data.Dataset:
+  """Reads several streams at a time: `rows` of each make one window.
+
+      window w = rows [w * rows, (w + 1) * rows) of every lane, in its order
+
+  A lane that has ended adds nothing; the last lane to end ends the stream. So
+  where a window begins follows from the lanes' lengths alone.
+
+  Args:
+    open_lane: function of an int64 scalar, the number of the lane, to its data
+      set of strings [n], any n.
+    num_lanes: how many lanes.
+    rows: rows that each lane adds to a window.
+
+  Returns:
+    Data set of strings [m], 1 <= m <= rows * num_lanes.
+  """
+  if num_lanes == 1:
+    return open_lane(tf.constant(0, tf.int64)).rebatch(rows)
+  nothing = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
+  parts = tf.data.Dataset.range(num_lanes).interleave(
+    lambda lane: open_lane(lane).rebatch(rows).concatenate(nothing),
+    cycle_length=num_lanes,
+    block_length=1,
+    num_parallel_calls=num_lanes,
+    deterministic=True,
+  )
+  windows = parts.ragged_batch(num_lanes).map(lambda ragged: ragged.values)
+  return windows.take_while(lambda window: tf.size(window) > 0)
