@@ -83,11 +83,11 @@ class _SpanHead(tf_keras.Model):
 
 
 def make_encoder(vocab_size: int, seed: int = 1):
-  """Two layers, H 16; weights large enough to tell tokens apart."""
+  """One layer, H 16; weights large enough to tell tokens apart."""
   encoder = encoder_lib.TokenDropBertEncoder(
     vocab_size=vocab_size,
     hidden_size=16,
-    num_layers=2,
+    num_layers=1,
     num_attention_heads=2,
     inner_dim=32,
     max_sequence_length=32,
@@ -102,7 +102,7 @@ def make_encoder(vocab_size: int, seed: int = 1):
 
 @functools.lru_cache
 def load(kind: str) -> Loaded:
-  """Returns a model: 'pretraining', 'pair', 'regression', 'v1' or 'v2'."""
+  """Returns a model: 'pretraining', 'pair', 'regression' or 'answer'."""
   vocabulary = make_vocabulary()
   encoder = make_encoder(vocabulary.size)
   if kind == 'pretraining':
@@ -114,7 +114,7 @@ def load(kind: str) -> Loaded:
     return Loaded('classification', model, encoder, vocabulary, details)
   if kind == 'regression':
     return Loaded(kind, _Head(encoder, 1), encoder, vocabulary, Finetuned())
-  details = Finetuned(null_score_threshold=0.0 if kind == 'v2' else None)
+  details = Finetuned(null_score_threshold=0.0)
   model = _SpanHead(encoder)
   return Loaded('question_answering', model, encoder, vocabulary, details)
 
@@ -123,8 +123,7 @@ _MODELS = {
   'pretraining': (),
   'pair': ('classify',),
   'regression': ('classify',),
-  'v1': ('answer',),
-  'v2': ('answer',),
+  'answer': ('answer',),
 }
 
 

@@ -156,8 +156,8 @@ def test_a_regression_gives_one_number_a_text(exports):
 
 def test_span_logits_come_from_ids(exports):
   features = pack(['who was born'], ['the bank was born'])
-  expected = tiny_exports.load('v1').model(features)
-  outputs = served(exports, 'v1', 'answer').predict('ids', arrays(features))
+  expected = tiny_exports.load('answer').model(features)
+  outputs = served(exports, 'answer', 'answer').predict('ids', arrays(features))
   for name, value in expected.items():
     np.testing.assert_allclose(outputs[name], value, atol=1e-5)
 
@@ -173,7 +173,7 @@ def test_warm_up_requests_reach_every_signature(exports):
   for kind, name, signatures in (
     ('pretraining', 'fill_mask', {'serving_default', 'ids'}),
     ('pretraining', 'ids', {'serving_default', 'embeddings', 'fill_mask'}),
-    ('v2', 'answer', {'serving_default', 'ids'}),
+    ('answer', 'answer', {'serving_default', 'ids'}),
   ):
     model = served(exports, kind, name)
     requests = list(warm_up.read_requests(model.path))

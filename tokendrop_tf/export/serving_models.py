@@ -297,7 +297,9 @@ class _Builder:
       null_score_threshold=finetuned.null_score_threshold,
     )
     signatures = {
-      TEXT_SIGNATURE: _traced(find, _string_specs(('question', 'context'))),
+      TEXT_SIGNATURE: _traced(
+        lambda **texts: find(**texts), _string_specs(('question', 'context'))
+      ),
       IDS_SIGNATURE: _traced(
         lambda **features: self._span_logits(features), _id_specs()
       ),
