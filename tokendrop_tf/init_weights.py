@@ -430,7 +430,7 @@ def _describe_checkpoint(path, checkpoint, folder):
 
 
 # Of the settings that a published BERT checkpoint has beside it.
-_BERT_CONFIG_NAMES = {
+BERT_CONFIG_NAMES = {
   'vocab_size': 'vocab_size',
   'hidden_size': 'hidden_size',
   'num_layers': 'num_hidden_layers',
@@ -450,10 +450,10 @@ def _checkpoint_model(folder, export):
   if 'model' in export:
     return _model_config(export['model'])
   config = _read_json(os.path.join(folder, BERT_CONFIG_FILE))
-  if config is None or not set(_BERT_CONFIG_NAMES.values()) <= set(config):
+  if config is None or not set(BERT_CONFIG_NAMES.values()) <= set(config):
     return None
   return configs.ModelConfig(
-    **{ours: config[theirs] for ours, theirs in _BERT_CONFIG_NAMES.items()},
+    **{ours: config[theirs] for ours, theirs in BERT_CONFIG_NAMES.items()},
     mlm_activation=config['hidden_act'],
   )
 
