@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tokendrop_tf import (
 )
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.export import serving_models
 
 SETTINGS = (
   'model.num_layers = 3',
@@ -228,3 +230,55 @@ def test_asking_for_no_token_is_refused():
     fill_mask.main, ['--model_dir=x', '--top_n=0', 'a [MASK]']
   )
   assert message.endswith('Set a larger --top_n.')
+
+
+@pytest.fixture(scope='module')
+def exported(trained, tmp_path_factory) -> str:
+  """An exported folder of the run's model."""
+  folder = tmp_path_factory.mktemp('exported')
+  loaded = types.SimpleNamespace(
+    kind='pretraining',
+    model=trained.model,
+    encoder=trained.model.encoder_network,
+    vocabulary=trained.vocabulary,
+  )
+  serving_models.write_serving_models(
+    loaded, str(folder), trained.seq_length, ['fill_mask']
+  )
+  return str(folder)
+
+
+def test_an_exported_folder_says_what_the_run_says(trained, exported):
+  model = fill_mask.ExportedModel(exported)
+  for text in ('w01 [MASK] w02[MASK] w03', '[MASK]'):
+    ours = model.fill_mask(text, 4)
+    expected = fill_mask.fill_mask(trained, text, 4)
+    for row, other in zip(ours, expected, strict=True):
+      assert [token for token, _ in row] == [token for token, _ in other]
+      np.testing.assert_allclose(
+        [value for _, value in row], [value for _, value in other], atol=1e-5
+      )
+
+
+def test_the_command_takes_a_run_and_an_exported_folder(run, exported, capsys):
+  printed = []
+  for model_dir in (run, exported):
+    fill_mask.main([f'--model_dir={model_dir}', '--top_n=2', 'w01 [MASK]'])
+    printed.append(capsys.readouterr().out)
+  assert printed[0] == printed[1]
+
+
+def test_a_mask_behind_the_exported_length_is_refused(exported):
+  model = fill_mask.ExportedModel(exported)
+  text = ' '.join(['[MASK]'] + ['w01'] * 29 + ['[MASK]'])
+  message = message_of(model.fill_mask, text)
+  assert 'Received: 2, of which 1 do.' in message
+  assert '--seq_length' in message
+
+
+def test_an_exported_folder_needs_no_vocabulary(exported):
+  message = message_of(
+    fill_mask.main,
+    [f'--model_dir={exported}', '--vocabulary=vocab.txt', 'a [MASK]'],
+  )
+  assert message.endswith('Leave --vocabulary out.')

@@ -139,7 +139,7 @@ class ServedModel:
     self.name, self.version, self.path = dataclasses.astuple(folder)
     try:
       self.saved_model = tf.saved_model.load(self.path)
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
       raise errors.ConfigurationError(
         'A model must be a complete SavedModel. Received: '
         f'{self.path}: {error}. Export it again with tools/export.py.'
