@@ -269,9 +269,7 @@ class _Builder:
     return _ServingModel('classify', signatures, (self._vocabulary_asset,))
 
   def _logits(self, features: Tensors) -> tf.Tensor:
-    # Where there is a way that computes no more than the logits need, take it.
-    model = getattr(self._loaded.model, 'logits', self._loaded.model)
-    return tf.cast(model(features, training=False), tf.float32)
+    return tf.cast(self._loaded.model(features, training=False), tf.float32)
 
   def _regress(self, features: Tensors) -> Tensors:
     return {'score': tf.squeeze(self._logits(features), axis=-1)}
