@@ -21,13 +21,27 @@ from tokendrop_tf import errors
 _LOG_LEVEL = 'TF_CPP_MIN_LOG_LEVEL'
 os.environ.setdefault(_LOG_LEVEL, '0' if '--verbose' in sys.argv else '3')
 
+# The Model Garden's TF Hub modules say so when they are imported.
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+
 SUCCESS_CODE = 0
 USER_ERROR_CODE = 2
 INTERRUPTED_CODE = 130  # 128 + SIGINT, as shells report it.
+TERMINATED_CODE = 143  # 128 + SIGTERM.
 
 
 class Interrupted(KeyboardInterrupt):
   """Ctrl-C with something to tell: its message is printed, code 130."""
+
+  what = 'Interrupted'
+  code = INTERRUPTED_CODE
+
+
+class Terminated(Interrupted):
+  """SIGTERM, as a machine sends it that is taken back: code 143."""
+
+  what = 'Terminated'
+  code = TERMINATED_CODE
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -90,8 +104,8 @@ def run_main(main, arguments=None):
   """Runs a console command and exits the process with its code.
 
   Codes: 0 done, 2 something that the user can put right (one message on
-  stderr, no traceback), 130 Ctrl-C. An unforeseen exception keeps its
-  traceback and the interpreter's code 1.
+  stderr, no traceback), 130 Ctrl-C, 143 SIGTERM in a training. An unforeseen
+  exception keeps its traceback and the interpreter's code 1.
 
   Args:
     main: function of one argument, the list of command line arguments without
@@ -119,8 +133,9 @@ def run_main(main, arguments=None):
     sys.exit(USER_ERROR_CODE)
   except KeyboardInterrupt as error:
     note = str(error)
-    print(f'\nInterrupted.{" " + note if note else ""}', file=sys.stderr)
-    sys.exit(INTERRUPTED_CODE)
+    what = getattr(error, 'what', Interrupted.what)
+    print(f'\n{what}.{" " + note if note else ""}', file=sys.stderr)
+    sys.exit(getattr(error, 'code', INTERRUPTED_CODE))
 
 
 def silence_libraries():

@@ -276,6 +276,39 @@ def check_range(name, value):
   )
 
 
+def add_ranges(ranges):
+  """Adds the ranges of sections that another module defines.
+
+  Args:
+    ranges: dict of a setting's name in gin to its `Range`.
+  """
+  RANGES.update(ranges)
+
+
+def validate_shared_sections(params):
+  """Checks the rules of what every experiment has: model and devices.
+
+  Args:
+    params: an `ExperimentConfig` whose task has a `model`.
+
+  Raises:
+    errors.ConfigurationError: for the first rule that is broken.
+  """
+  check_ranges({'model': params.task.model, 'runtime': params.runtime})
+  _check_heads(params.task.model)
+  _check_devices(params.runtime)
+
+
+def validate_schedule(params):
+  """Checks the rules of the trainer, once its steps are known.
+
+  Raises:
+    errors.ConfigurationError: for the first rule that is broken.
+  """
+  check_ranges({'trainer': params.trainer})
+  _check_schedule(params.trainer)
+
+
 def validate_experiment(params):
   """Checks every rule of a pretraining tree, single settings and combinations.
 
@@ -372,14 +405,27 @@ def crossing_layer(task):
 
 
 def _check_ranges(params):
-  sections = {
-    'model': params.task.model,
-    'token_drop': params.task.token_drop,
-    'train_data': params.task.train_data,
-    'validation_data': params.task.validation_data,
-    'trainer': params.trainer,
-    'runtime': params.runtime,
-  }
+  check_ranges(
+    {
+      'model': params.task.model,
+      'token_drop': params.task.token_drop,
+      'train_data': params.task.train_data,
+      'validation_data': params.task.validation_data,
+      'trainer': params.trainer,
+      'runtime': params.runtime,
+    }
+  )
+
+
+def check_ranges(sections):
+  """Checks every setting that has a range of its own.
+
+  Args:
+    sections: dict of a section's name in gin to its dataclass.
+
+  Raises:
+    errors.ConfigurationError: for the first value outside its range.
+  """
   for name in RANGES:
     section, setting = name.split('.')
     if section in sections:
@@ -406,8 +452,7 @@ def _check_vocabulary_is_named(task):
     )
 
 
-def _check_encoder(task):
-  model = task.model
+def _check_heads(model):
   if model.hidden_size % model.num_attention_heads:
     raise errors.ConfigurationError(
       'model.hidden_size must be a multiple of model.num_attention_heads. '
@@ -415,6 +460,11 @@ def _check_encoder(task):
       f'num_attention_heads={model.num_attention_heads}. Set '
       'model.num_attention_heads.'
     )
+
+
+def _check_encoder(task):
+  model = task.model
+  _check_heads(model)
   seq_length = task.train_data.seq_length
   if seq_length > model.max_position_embeddings:
     raise errors.ConfigurationError(

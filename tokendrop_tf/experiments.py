@@ -79,6 +79,20 @@ def sections():
   return dict(_SECTIONS)
 
 
+def experiment_of(bindings) -> str:
+  """Returns the experiment whose sections are bound.
+
+  Args:
+    bindings: what `gin_support.parse` gave.
+  """
+  bound = {binding.selector.rsplit('.', 1)[-1] for binding in bindings}
+  if squad.__name__ in bound:
+    return finetuning_configs.SQUAD
+  if bound & {glue.__name__, finetuning.__name__}:
+    return finetuning_configs.GLUE
+  return PRETRAINING
+
+
 def _typed(name, value, hint):
   """Returns `value` as the type `hint`, or raises `ConfigurationError`."""
   alternatives = (

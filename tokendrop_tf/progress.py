@@ -78,6 +78,10 @@ class Report:
     self._first_step = step
     self._train_seconds = self._log.begin(step)
 
+  def has_validation(self, step):
+    """Returns whether a validation of this step is in the history."""
+    return self._log.has('validation', step)
+
   def begin_loop(self):
     """Starts the clock of a train loop."""
     if self._pace_start is None:
@@ -116,7 +120,7 @@ class Report:
 
   def end_validation(self, step, seconds, output):
     """Eval action: logs `output` and shows the losses and their gap."""
-    output = {name: _number(value) for name, value in output.items()}
+    output = {name: number(value) for name, value in output.items()}
     self.last_validation = output
     self._log.append(
       'validation',
@@ -127,20 +131,28 @@ class Report:
       validation_seconds=seconds,
     )
     self._line.print(
-      f'step {step:,}  validation: ' + losses_text(output, self._label_entropy)
+      f'step {step:,}  validation: {self._validation_text(output)}'
     )
 
   def interrupt(self):
     """Leaves the progress line, so that what follows starts on a new one."""
     self._line.leave()
 
+  def _progress_metrics(self, output):
+    """Returns the metrics of a progress line, list of str."""
+    return [f'accuracy {number(output["masked_lm_accuracy"]):.3f}']
+
+  def _validation_text(self, output):
+    """Returns the metrics of a validation in words."""
+    return losses_text(output, self._label_entropy)
+
   def _progress(self, step, seconds, output):
     train_steps = self._params.trainer.train_steps
     began, first = self._pace_start
     parts = [
       f'step {step:,}/{train_steps:,}',
-      f'loss {_number(output["training_loss"]):.4f}',
-      f'accuracy {_number(output["masked_lm_accuracy"]):.3f}',
+      f'loss {number(output["training_loss"]):.4f}',
+      *self._progress_metrics(output),
     ]
     if step == first:  # Its speed says nothing of the speed to come.
       return '  '.join([*parts, f'{seconds:.0f} s with compilation'])
@@ -218,6 +230,13 @@ class _Log:
     self._start = time.monotonic() - records[-1]['seconds']
     return records[-1]['train_seconds']
 
+  def has(self, kind, step):
+    """Returns whether a line of this kind and step is there."""
+    return self._path is not None and any(
+      (record['kind'], record['step']) == (kind, step)
+      for record in read_metrics(self._path)
+    )
+
   def append(self, kind, step, output, **more):
     if self._path is None:
       return
@@ -227,7 +246,7 @@ class _Log:
       'seconds': round(time.monotonic() - self._start, 3),
     }
     for name, value in {**more, **output}.items():
-      value = _number(value)
+      value = number(value)
       record[name] = round(value, 6) if name.endswith('seconds') else value
     with tf.io.gfile.GFile(self._path, 'a') as file:
       file.write(json.dumps(record) + '\n')
@@ -296,14 +315,17 @@ def start_block(
     label_entropy: unigram entropy of the validation labels in nats, or `None`.
   """
   rows = [
-    ('run', f'{mode} in {model_dir}, {_beginning(params, mode, first_step)}'),
-    ('model', _model_text(params.task.model, num_parameters)),
+    (
+      'run',
+      f'{mode} in {model_dir}, {beginning_text(params, mode, first_step)}',
+    ),
+    ('model', model_text(params.task.model, num_parameters)),
     ('tokens', _tokens_text(params)),
     ('dropping', dropping_text(params.task)),
     ('training', _source_text(params.task.train_data)),
     ('validation', _source_text(params.task.validation_data)),
-    ('devices', _devices_text(params.runtime, num_replicas)),
-    ('versions', _versions_text()),
+    ('devices', devices_text(params.runtime, num_replicas)),
+    ('versions', versions_text()),
   ]
   if label_entropy is not None:
     rows.append(
@@ -313,7 +335,7 @@ def start_block(
         'the validation labels, which a model has to beat',
       )
     )
-  return _block('tokendrop_tf', [(name, _wrap(text)) for name, text in rows])
+  return block('tokendrop_tf', [(name, wrap_text(text)) for name, text in rows])
 
 
 def end_block(
@@ -354,7 +376,7 @@ def end_block(
         f'--gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"',
       ),
     ]
-  return _block('done', rows)
+  return block('done', rows)
 
 
 def losses_text(metrics, label_entropy=None):
@@ -364,12 +386,12 @@ def losses_text(metrics, label_entropy=None):
     losses_text({'validation_loss': 5.0, 'masked_lm_accuracy': 0.2}, 6.0)
     # 'loss 5.0000 on full sequences (accuracy 0.200), 1.0000 below the floor'
   """
-  loss = _number(metrics['validation_loss'])
-  accuracy = _number(metrics['masked_lm_accuracy'])
+  loss = number(metrics['validation_loss'])
+  accuracy = number(metrics['masked_lm_accuracy'])
   parts = [f'loss {loss:.4f} on full sequences (accuracy {accuracy:.3f})']
   if 'full_sequence_gap' in metrics:
-    dropping = _number(metrics['lm_example_loss_dropping'])
-    gap = _number(metrics['full_sequence_gap'])
+    dropping = number(metrics['lm_example_loss_dropping'])
+    gap = number(metrics['full_sequence_gap'])
     parts.append(f'{dropping:.4f} with dropping (gap {gap:+.4f})')
   if label_entropy is not None:
     side = 'below' if loss < label_entropy else 'above'
@@ -427,12 +449,13 @@ def duration_text(seconds):
   return f'{seconds // 86400} d {seconds % 86400 // 3600} h'
 
 
-def _block(title, rows):
+def block(title, rows):
+  """Returns a title with (name, text) rows below it."""
   lines = [title] + [f'  {name:<{LABEL_WIDTH}}{text}' for name, text in rows]
   return '\n'.join(lines)
 
 
-def _wrap(text):
+def wrap_text(text):
   """Breaks prose at the end of a line; paths and numbers stay whole."""
   return textwrap.fill(
     text,
@@ -442,7 +465,8 @@ def _wrap(text):
   ).replace('\n', '\n' + ' ' * (LABEL_WIDTH + 2))
 
 
-def _beginning(params, mode, first_step):
+def beginning_text(params, mode, first_step):
+  """Returns what weights a run begins with."""
   if mode == 'continuous_eval':
     return 'every new checkpoint'
   if mode == 'eval':
@@ -456,7 +480,8 @@ def _beginning(params, mode, first_step):
   return f'begins with random weights, seed {params.task.seed}'
 
 
-def _model_text(model, num_parameters):
+def model_text(model, num_parameters):
+  """Returns the sizes of a model."""
   order = ', norm first' if model.norm_first else ''
   return (
     f'{model.num_layers} layers x {model.hidden_size}, '
@@ -495,7 +520,8 @@ def _source_text(data):
   return f'documentation strings of the installed packages{held_out}'
 
 
-def _devices_text(runtime, num_replicas):
+def devices_text(runtime, num_replicas):
+  """Returns the devices, how they share the work, and the precision."""
   kind = 'CPU'
   gpus = tf.config.list_physical_devices('GPU')
   if runtime.distribution_strategy == 'tpu':
@@ -513,14 +539,16 @@ def _devices_text(runtime, num_replicas):
   )
 
 
-def _versions_text():
+def versions_text():
+  """Returns the versions of what computes."""
   names = ('tensorflow', 'tf-keras', 'tf-models-official', 'tensorflow-text')
   versions = [f'tokendrop_tf {tokendrop_tf.__version__}']
   versions += [f'{name} {importlib.metadata.version(name)}' for name in names]
   return ', '.join(versions + [f'Python {platform.python_version()}'])
 
 
-def _number(value):
+def number(value):
+  """Returns a metric, per replica or not, as a Python value."""
   if isinstance(value, (bool, int, float, str)):
     return value
   return float(orbit.utils.get_value(value))

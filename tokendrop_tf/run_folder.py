@@ -37,7 +37,20 @@ _OPTIMIZER_SETTINGS = {
   'initial_learning_rate': 'optimizer.learning_rate',
   'type': 'optimizer.decay',
 }
-_MODEL_KEYS = ('task.model.', 'task.token_drop.', 'task.vocabulary.')
+_MODEL_KEYS = (
+  'task.model.',
+  'task.token_drop.',
+  'task.vocabulary.',
+  'task.glue.label_names',
+  'task.glue.is_regression',
+)
+# Sections of the tree that say which experiment it belongs to; without one of
+# them it is pretraining.
+_EXPERIMENT_OF_SECTION = {
+  'glue': 'token_drop_bert/glue',
+  'squad': 'token_drop_bert/squad',
+}
+_PRETRAINING = 'token_drop_bert/pretraining'
 
 
 def check_writable(model_dir):
@@ -67,6 +80,22 @@ def check_writable(model_dir):
 def has_configuration(model_dir) -> bool:
   """Returns whether a run has begun in `model_dir`."""
   return tf.io.gfile.exists(os.path.join(model_dir, PARAMS_FILE))
+
+
+def experiment_of(model_dir) -> str:
+  """Returns the name of the experiment that the run in `model_dir` is of.
+
+  Raises:
+    errors.ConfigurationError: without a readable `params.yaml`.
+
+  Example:
+    experiment_of('runs/rte')  # 'token_drop_bert/glue'
+  """
+  task = _read_tree(model_dir).get('task') or {}
+  for section, experiment in _EXPERIMENT_OF_SECTION.items():
+    if section in task:
+      return experiment
+  return _PRETRAINING
 
 
 def load_params(experiment, model_dir):
@@ -205,11 +234,19 @@ def _differences(params, model_dir, is_compared):
   """Returns (setting, old, new) for every compared key that differs."""
   old = dict(_flatten(_read_tree(model_dir)))
   new = dict(_flatten(_plain(params.as_dict())))
+  section = next(
+    (
+      name
+      for name in _EXPERIMENT_OF_SECTION
+      if any(key.startswith(f'task.{name}.') for key in new)
+    ),
+    '',
+  )
   differences = {}
   for key in sorted(old.keys() | new.keys()):
     pair = (old.get(key, 'unset'), new.get(key, 'unset'))
     if is_compared(key) and pair[0] != pair[1]:
-      differences.setdefault(_gin_name(key), pair)
+      differences.setdefault(_gin_name(key, section), pair)
   return [(name, *pair) for name, pair in differences.items()]
 
 
@@ -217,14 +254,45 @@ def _is_fixed(key):
   return key in _MUST_STAY or not key.startswith(_MAY_CHANGE)
 
 
-def _gin_name(key):
-  """Returns the setting that a key of the tree comes from."""
+def _gin_name(key, section=''):
+  """Returns the setting that a key of the tree comes from.
+
+  Args:
+    key: e.g. 'task.model.num_layers'.
+    section: 'glue' or 'squad' in a tree of fine-tuning.
+  """
   if key.startswith('trainer.optimizer_config.'):
     setting = key.rsplit('.', 1)[-1]
     return _OPTIMIZER_SETTINGS.get(setting, f'optimizer.{setting}')
+  if section:
+    return _finetuning_gin_name(key.removeprefix('task.'), section)
   if key in ('task.seed', 'task.init_checkpoint'):
     return key.replace('task.', 'pretraining.')
   return key.removeprefix('task.')
+
+
+# Keys of a fine-tuning tree that are not called as the setting is.
+_FINETUNING_SETTINGS = {
+  'seed': 'finetuning.seed',
+  'init_checkpoint': 'finetuning.init_from',
+  'metric_type': 'glue.metric',
+  'null_score_diff_threshold': 'squad.null_score_threshold',
+}
+
+
+def _finetuning_gin_name(key, section):
+  """Returns the setting of a key below `task`; `section` is glue or squad."""
+  if key in _FINETUNING_SETTINGS:
+    return _FINETUNING_SETTINGS[key]
+  data, _, field = key.partition('.')
+  if not data.endswith('_data'):
+    return key if field else f'{section}.{key}'
+  if field in ('input_path', 'tfds_name', 'tfds_split'):
+    return f'{section}.{data}'
+  if field == 'global_batch_size':
+    kind = 'batch_size' if data == 'train_data' else 'eval_batch_size'
+    return f'{section}.{kind}'
+  return 'finetuning.seed' if field == 'seed' else f'{section}.{field}'
 
 
 def _table(differences):

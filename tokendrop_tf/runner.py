@@ -1,24 +1,41 @@
 """Runs an experiment on the Model Garden's orchestrator.
 
 Orbit's controller and the Model Garden's runner do the work. What differs here:
-loops, checkpoints and validations fall on multiples of their intervals whatever
-step a run resumes from; they are reported through `progress`; and a loss that
-is not finite stops the run before a checkpoint of it is written.
+
+- Loops, checkpoints and validations fall on multiples of their intervals,
+  whatever step a run resumes from, and are reported through `progress`.
+- A loss that is not finite stops the run before a checkpoint of it is written.
+- A run goes on from the newest checkpoint that is whole, with the very batch
+  that comes next, and takes back what its logs tell beyond it.
+- A signal ends a training with a checkpoint.
 """
 
 import contextlib
 import functools
+import os
+import signal
 import time
 
 import orbit
 import tensorflow as tf
+import tf_keras
 from absl import logging
 from official.common import distribute_utils
-from official.core import task_factory, train_lib
+from official.core import base_trainer, task_factory, train_lib, train_utils
 from official.modeling import performance
 from orbit import controller as orbit_controller
 
-from tokendrop_tf import errors, progress
+from tokendrop_tf import (
+  checkpoints,
+  errors,
+  event_files,
+  progress,
+  stopping,
+)
+
+# Steps between two looks for a signal take about so long. Half a minute is what
+# clouds leave a machine that they take back.
+SECONDS_PER_SLICE = 5.0
 
 
 def configure_devices(runtime):
@@ -88,8 +105,15 @@ def create_runner(params, mode, model_dir, strategy, report):
     A `train_lib.OrbitExperimentRunner`; `run_loops` does the work.
   """
   performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+  checkpoint = _find_checkpoint(mode, model_dir, strategy, report)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
+  if 'train' in mode and hasattr(task, 'resume_data'):
+    task.resume_data(
+      checkpoints.step_of(checkpoint) if checkpoint else 0,
+      model_dir,
+      strategy.extended.should_checkpoint,
+    )
   if params.runtime.enable_xla and not params.runtime.num_gpus:
     # On GPUs the Model Garden's trainer compiles the step itself, on TPUs
     # everything is compiled.
@@ -102,8 +126,9 @@ def create_runner(params, mode, model_dir, strategy, report):
       params,
       model_dir,
       controller_cls=functools.partial(
-        Controller, report=report, model_dir=model_dir
+        Controller, report=report, model_dir=model_dir, checkpoint=checkpoint
       ),
+      trainer=_build_trainer(params, task, mode, model_dir, strategy),
     )
   if 'train' in mode and strategy.extended.should_save_summary:
     _add_histogram(
@@ -114,15 +139,54 @@ def create_runner(params, mode, model_dir, strategy, report):
   return runner
 
 
+def _find_checkpoint(mode, model_dir, strategy, report):
+  """Returns the checkpoint to go on from, and makes the folder agree with it.
+
+  Returns:
+    Its prefix; `None` to begin, and where checkpoints are waited for.
+  """
+  if mode == 'continuous_eval':
+    return None
+  checkpoint = checkpoints.newest_whole(model_dir, report.show)
+  if 'train' not in mode or not strategy.extended.should_checkpoint:
+    return checkpoint
+  checkpoints.set_aside(model_dir, checkpoint)
+  step = checkpoints.step_of(checkpoint) if checkpoint else 0
+  event_files.forget_after(os.path.join(model_dir, 'train'), step)
+  # A validation that was not logged is made again.
+  last = step if report.has_validation(step) else step - 1
+  event_files.forget_after(os.path.join(model_dir, 'validation'), last)
+  return checkpoint
+
+
+def _build_trainer(params, task, mode, model_dir, strategy):
+  with strategy.scope():
+    return train_utils.create_trainer(
+      params,
+      task,
+      train='train' in mode,
+      evaluate='eval' in mode,
+      checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(
+        params, model_dir
+      ),
+      trainer_cls=Trainer,
+    )
+
+
 def run_loops(runner):
   """Trains or evaluates in the runner's mode until it is done.
 
   Raises:
+    stopping.Stopped: after SIGTERM or Ctrl-C in a training, once a checkpoint
+      is written.
     errors.TrainingError: for a loss or weights that are not finite, or when
       the device's memory is too small.
   """
   try:
-    with _quiet_orbit():
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(_quiet_orbit())
+      if runner.controller.trainer is not None:
+        stack.enter_context(runner.trainer.stop_request)
       runner.run()
   except tf.errors.ResourceExhaustedError as error:
     first_line = error.message.splitlines()[0]
@@ -133,17 +197,89 @@ def run_loops(runner):
     ) from error
 
 
+class Trainer(base_trainer.Trainer):
+  """The Model Garden's trainer, whose loops a signal can end at any step.
+
+  A loop runs in slices of some seconds. Its metrics are in the checkpoint, so a
+  loop that was ended goes on to the same figures.
+  """
+
+  def __init__(self, config, task, model, optimizer, train=True, **kwargs):
+    super().__init__(config, task, model, optimizer, train=train, **kwargs)
+    self.stop_request = stopping.StopRequest()
+    self._slice_steps = 1
+    if train:
+      self.checkpoint.loop_metrics = [
+        metric
+        for metric in [*self.train_metrics, self.train_loss]
+        if isinstance(metric, tf_keras.metrics.Metric)
+      ]
+
+  def train(self, num_steps):
+    """Implements `num_steps` steps, unless it is told to stop.
+
+    Raises:
+      stopping.Stopped: between two steps; the metrics stay as they are.
+    """
+    self.train_loop_begin()
+    if self._train_loop_fn is None:
+      self._train_loop_fn = self.create_train_loop_fn()
+    if self._train_iter is None:
+      self._train_iter = tf.nest.map_structure(iter, self.train_dataset)
+    left = int(num_steps)
+    while left:
+      self._agree_to_stop()
+      size = min(left, self._slice_steps)
+      began = time.monotonic()
+      self._train_loop_fn(self._train_iter, tf.constant(size, tf.int32))
+      self.global_step.numpy()  # Waits for the device.
+      left -= size
+      self._choose_slice((time.monotonic() - began) / size)
+    return self.train_loop_end()
+
+  @property
+  def has_workers(self):
+    """Whether other processes take the same steps."""
+    return self.strategy.extended._in_multi_worker_mode()  # pylint: disable=protected-access
+
+  def _agree_to_stop(self):
+    """Raises `Stopped` on all workers at the same step."""
+    request = self.stop_request
+    if self.has_workers:
+      number = request.signal_number or 0
+      numbers = self._over_workers(tf.distribute.ReduceOp.SUM, number)
+      if numbers and not number:
+        request.signal_number = signal.SIGTERM
+    request.check()
+
+  def _choose_slice(self, seconds_per_step):
+    if self.has_workers:
+      seconds_per_step = self._over_workers(
+        tf.distribute.ReduceOp.MEAN, seconds_per_step
+      )
+    steps = int(SECONDS_PER_SLICE / max(seconds_per_step, 1e-6))
+    self._slice_steps = max(steps, 1)
+
+  def _over_workers(self, reduction, number):
+    values = self.strategy.run(lambda: tf.constant(number, tf.float32))
+    return float(self.strategy.reduce(reduction, values, axis=None))
+
+
 class Controller(orbit.Controller):
   """Orbit's controller on fixed steps, with our reports and guards.
 
   Args:
     report: a `progress.Report`.
     model_dir: folder of the run, for messages.
+    checkpoint: prefix of the checkpoint to begin with; `None` is none.
     steps_per_loop: steps per loop; loops end on its multiples.
     **kwargs: of `orbit.Controller`.
   """
 
-  def __init__(self, *, report, model_dir, steps_per_loop, **kwargs):
+  def __init__(
+    self, *, report, model_dir, steps_per_loop, checkpoint=None, **kwargs
+  ):
+    self._checkpoint = checkpoint
     super().__init__(
       steps_per_loop=lambda step: steps_per_loop - step % steps_per_loop,
       **kwargs,
@@ -155,6 +291,8 @@ class Controller(orbit.Controller):
   def train_and_evaluate(self, train_steps, eval_steps=-1, eval_interval=None):
     """Validates at multiples of `eval_interval` and at the end."""
     output = None
+    if self._misses_validation(train_steps, eval_interval):
+      output = self.evaluate(eval_steps)
     while self._step() < train_steps:
       step = self._step()
       next_step = min(train_steps, step + eval_interval - step % eval_interval)
@@ -162,6 +300,23 @@ class Controller(orbit.Controller):
       self.train(next_step, checkpoint_at_completion=next_step == train_steps)
       output = self.evaluate(eval_steps)
     return output
+
+  def train(self, steps, checkpoint_at_completion=True):
+    try:
+      super().train(steps, checkpoint_at_completion)
+    except stopping.Stopped:
+      self._maybe_save_checkpoint(check_interval=False)
+      raise
+
+  def restore_checkpoint(self, checkpoint_path=None):
+    """Restores a checkpoint, at first the one that was found whole."""
+    return super().restore_checkpoint(checkpoint_path or self._checkpoint)
+
+  def _misses_validation(self, train_steps, eval_interval):
+    """Returns whether the run ended between a checkpoint and its validation."""
+    step = self._step()
+    is_due = step and (step % eval_interval == 0 or step >= train_steps)
+    return is_due and not self._report.has_validation(step)
 
   def evaluate_continuously(self, steps=-1, timeout=None, timeout_fn=None):
     """Evaluates every new checkpoint; ends with that of the last step."""
@@ -179,10 +334,24 @@ class Controller(orbit.Controller):
 
   def evaluate(self, steps=-1):
     began = time.monotonic()
-    output = super().evaluate(steps)
+    with self._interruptible():
+      output = super().evaluate(steps)
     self._require_examples()
     self._report.end_validation(self._step(), time.monotonic() - began, output)
     return output
+
+  @contextlib.contextmanager
+  def _interruptible(self):
+    """Ends a validation at once on a signal: it is made again."""
+    if self.trainer is None or self.trainer.has_workers:
+      yield
+      return
+    try:
+      with self.trainer.stop_request.at_once():
+        yield
+    except stopping.Stopped:
+      self._maybe_save_checkpoint(check_interval=False)
+      raise
 
   def _train_n_steps(self, num_steps):
     self.step_timer = None  # Counts no time of validation and saving.
@@ -251,7 +420,7 @@ class Controller(orbit.Controller):
       for metric in self.evaluator.validation_metrics
       if metric.name == 'validation_loss'
     ]
-    if not any(counts):
+    if counts and not any(counts):
       raise errors.DataError(
         'Validation needs at least one example with a masked token. '
         'Received: none. Set validation_data.input_path, or a '

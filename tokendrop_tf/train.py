@@ -12,6 +12,8 @@ the settings are those that the run in --model_dir began with:
   python -m tokendrop_tf.train --mode=eval --model_dir=runs/wikipedia
 """
 
+import contextlib
+import signal
 import time
 
 from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
@@ -22,16 +24,22 @@ from official.core import exp_factory
 
 from tokendrop_tf import (
   configs,
+  errors,
   experiments,
   gin_support,
   init_weights,
   progress,
   run_folder,
+  run_lock,
   runner,
+  stopping,
 )
 from tokendrop_tf import task as task_lib  # noqa: F401  (registers the task)
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.finetuning import configs as finetuning_configs
+from tokendrop_tf.finetuning import launch as finetuning_launch
+from tokendrop_tf.finetuning import report as finetuning_report
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
 
@@ -44,7 +52,8 @@ def main(arguments):
 
   Raises:
     errors.UserError: for anything that the user can put right.
-    command_line.Interrupted: on Ctrl-C, once training has begun.
+    command_line.Interrupted: on Ctrl-C, once training has begun, and
+      `Terminated` on SIGTERM; a checkpoint is written before.
   """
   flags = parse_flags(arguments)
   # 1. gin in, one tree out; nothing that was bound is ignored.
@@ -55,16 +64,29 @@ def main(arguments):
   # 3. The devices, before the first operation fixes them; then the data.
   runner.configure_devices(params.runtime)
   strategy = runner.create_strategy(params.runtime)
-  configs.validate_replicas(params, strategy.num_replicas_in_sync)
+  check_replicas(params, strategy.num_replicas_in_sync)
   label_entropy = check_data(params, flags.mode)
-  # 4. What is about to run, on disk before the first step.
   is_chief = strategy.extended.should_save_summary
-  if 'train' in flags.mode and is_chief:
-    run_folder.save_configuration(params, gin_text, flags.model_dir)
-  # 5. The run.
-  report = progress.Report(
-    params, flags.model_dir, 'train' in flags.mode, is_chief, label_entropy
-  )
+  with contextlib.ExitStack() as stack:
+    # 4. What is about to run, on disk before the first step.
+    if 'train' in flags.mode and is_chief:
+      stack.enter_context(run_lock.open_lock(flags.model_dir))
+      run_folder.check_unchanged(params, flags.model_dir)
+      run_folder.save_configuration(params, gin_text, flags.model_dir)
+    # 5. The run.
+    run_reported(params, flags, strategy, is_chief, label_entropy)
+
+
+def run_reported(params, flags, strategy, is_chief, label_entropy):
+  """Runs with the report of its experiment."""
+  if finetuning_configs.is_finetuning(params.task):
+    report = finetuning_report.FinetuningReport(
+      params, flags.model_dir, 'train' in flags.mode, is_chief
+    )
+  else:
+    report = progress.Report(
+      params, flags.model_dir, 'train' in flags.mode, is_chief, label_entropy
+    )
   run(params, flags, strategy, report, label_entropy)
 
 
@@ -74,9 +96,9 @@ def parse_flags(arguments):
   )
   parser.add_argument(
     '--experiment',
-    default=experiments.PRETRAINING,
     choices=experiments.EXPERIMENTS,
-    help='What to run (default: %(default)s).',
+    help='What to run (default: what the gin sections, or the run in '
+    '--model_dir, are of).',
   )
   parser.add_argument(
     '--mode',
@@ -118,11 +140,12 @@ def read_configuration(flags):
   """Returns the experiment's tree and the gin text that gives it again.
 
   Without gin flags both come from `model_dir`; with `--gin_params` only, these
-  are applied to the gin text of `model_dir`.
+  are applied to the gin text of `model_dir`. Fills in `flags.experiment`.
   """
   files = list(flags.gin_file)
   if not files and not flags.gin_params:
     gin_support.clear()
+    _choose_experiment(flags, run_folder.experiment_of(flags.model_dir))
     return run_folder.load_params(flags.experiment, flags.model_dir), ''
   if not files and run_folder.has_configuration(flags.model_dir):
     files = [run_folder.gin_file(flags.model_dir)]
@@ -130,16 +153,39 @@ def read_configuration(flags):
     files, flags.gin_params, experiments.sections(), flags.allow_gin_imports
   )
   gin_support.check_macros(bindings)
+  _choose_experiment(flags, experiments.experiment_of(bindings))
   params = exp_factory.get_exp_config(flags.experiment)
   gin_support.check_all_used(bindings)
   return params, gin_support.operative_config()
 
 
+def _choose_experiment(flags, found):
+  """Sets `flags.experiment` unless it was given."""
+  if flags.experiment is None:
+    flags.experiment = found
+  elif flags.experiment != found and not flags.gin_file:
+    raise errors.ConfigurationError(
+      f'--experiment must be that of the run. Received: {flags.experiment}, '
+      f'but {flags.model_dir} is of {found}. Leave --experiment out.'
+    )
+
+
+def check_replicas(params, num_replicas):
+  """Checks that the devices share the batches evenly."""
+  if finetuning_configs.is_finetuning(params.task):
+    finetuning_configs.validate_replicas(params, num_replicas)
+  else:
+    configs.validate_replicas(params, num_replicas)
+
+
 def check_configuration(params, flags):
   """Checks the tree by itself, against the vocabulary, and against the folder.
 
-  Fills in `model.vocab_size`.
+  Fills in `model.vocab_size` and, of fine-tuning, what its data decide.
   """
+  if finetuning_configs.is_finetuning(params.task):
+    finetuning_launch.check_configuration(params, flags.mode, flags.model_dir)
+    return
   configs.validate_experiment(params)
   if 'eval' in flags.mode:
     configs.validate_validation_source(params)
@@ -172,6 +218,9 @@ def check_data(params, mode):
     nothing is validated.
   """
   task = params.task
+  if finetuning_configs.is_finetuning(task):
+    finetuning_launch.check_data(params, mode)
+    return None
   if 'train' in mode:
     loader.check_dataset(task.train_data, task.vocabulary)
   if 'eval' not in mode:
@@ -189,33 +238,66 @@ def run(params, flags, strategy, report, label_entropy):
   if 'train' in mode:
     report.begin(first_step)
   report.show(
-    progress.start_block(
-      params,
-      mode,
-      model_dir,
-      sum(
-        variable.shape.num_elements()
-        for variable in experiment.trainer.model.trainable_variables
-      ),
-      strategy.num_replicas_in_sync,
-      first_step,
-      label_entropy,
-    )
+    start_block(params, flags, experiment, strategy, first_step, label_entropy)
   )
   try:
     runner.run_loops(experiment)
   except KeyboardInterrupt:
     report.interrupt()
     raise command_line.Interrupted(_where_it_stopped(model_dir)) from None
+  except stopping.Stopped as stop:
+    report.interrupt()
+    is_sigterm = stop.signal_number == signal.SIGTERM
+    end = command_line.Terminated if is_sigterm else command_line.Interrupted
+    raise end(_where_it_stopped(model_dir)) from None
   report.show(
-    progress.end_block(
-      mode,
-      model_dir,
-      int(experiment.trainer.global_step.numpy()),
+    end_block(params, flags, experiment, strategy, report, began, label_entropy)
+  )
+
+
+def start_block(params, flags, experiment, strategy, first_step, label_entropy):
+  """Returns what is about to run, in words."""
+  arguments = (
+    params,
+    flags.mode,
+    flags.model_dir,
+    sum(
+      variable.shape.num_elements()
+      for variable in experiment.trainer.model.trainable_variables
+    ),
+    strategy.num_replicas_in_sync,
+    first_step,
+  )
+  if finetuning_configs.is_finetuning(params.task):
+    return finetuning_report.start_block(*arguments)
+  return progress.start_block(*arguments, label_entropy)
+
+
+def end_block(
+  params, flags, experiment, strategy, report, began, label_entropy
+):
+  """Writes predictions where they are asked for; returns what came out."""
+  step = int(experiment.trainer.global_step.numpy())
+  if not finetuning_configs.is_finetuning(params.task):
+    return progress.end_block(
+      flags.mode,
+      flags.model_dir,
+      step,
       time.monotonic() - began,
       report.last_validation,
       label_entropy,
     )
+  predictions = finetuning_launch.write_predictions(
+    experiment, strategy, flags.model_dir
+  )
+  return finetuning_report.end_block(
+    params,
+    flags.mode,
+    flags.model_dir,
+    step,
+    time.monotonic() - began,
+    report.last_validation,
+    predictions,
   )
 
 

@@ -1,0 +1,173 @@
+"""Writes what a trained model predicts, in the form that each task submits.
+
+GLUE takes tab-separated `index` and `prediction`; SQuAD one JSON object of
+answers by question id.
+"""
+
+import json
+import os
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.finetuning import (
+  configs,
+  question_task,
+  sentence_data,
+  squad_answers,
+  squad_windows,
+)
+
+FOLDER = 'predictions'
+ANSWERS_FILE = 'predictions.json'
+NBEST_FILE = 'nbest.json'
+NULL_ODDS_FILE = 'null_odds.json'
+_STSB_RANGE = (0.0, 5.0)
+
+
+def write_predictions(task, model, strategy, model_dir) -> list[str]:
+  """Writes the predictions for what the tree names as test data.
+
+  Of question answering, the answers of the last validation are written, too.
+
+  Args:
+    task: a task of fine-tuning.
+    model: its model, trained.
+    strategy: the strategy that it was built under.
+    model_dir: the files go into its folder `predictions`.
+
+  Returns:
+    The paths.
+  """
+  if isinstance(task.task_config, configs.GlueTaskConfig):
+    return _write_labels(task, model, strategy, model_dir)
+  return _write_answers(task, model, strategy, model_dir)
+
+
+def _write_labels(task, model, strategy, model_dir):
+  config = task.task_config
+  known = sentence_data.task_of(config.glue)
+  files = (
+    (config.test_data, 'glue.test_data', known.prediction_file),
+    (
+      config.mismatched_test_data,
+      'glue.mismatched_test_data',
+      known.mismatched_file,
+    ),
+  )
+  paths = []
+  for data, setting, name in files:
+    if configs.has_source(data):
+      path = os.path.join(model_dir, FOLDER, name)
+      texts = sentence_data.read_texts(data, config.glue, setting, False)
+      logits = predict_logits(task, model, strategy, data, texts)
+      _write(path, label_file(texts.indices, logits, config.glue))
+      paths.append(path)
+  return paths
+
+
+def label_file(
+  indices: list[str], logits: np.ndarray, glue: configs.GlueConfig
+) -> str:
+  """Returns the text of a GLUE submission.
+
+  Args:
+    indices: what names each row.
+    logits: float [N, classes], or [N, 1] of a regression.
+    glue: the labels.
+
+  Example:
+    label_file(['0'], np.array([[0.1, 2.0]]), glue)
+    # 'index\\tprediction\\n0\\tnot_entailment\\n'
+  """
+  if glue.is_regression:
+    numbers = logits[:, 0]
+    if glue.task == 'stsb':
+      numbers = np.clip(numbers, *_STSB_RANGE)
+    values = [f'{number:.3f}' for number in numbers]
+  else:
+    values = [glue.label_names[place] for place in np.argmax(logits, axis=1)]
+  lines = [f'{index}\t{value}' for index, value in zip(indices, values)]
+  return '\n'.join(['index\tprediction', *lines]) + '\n'
+
+
+def predict_logits(task, model, strategy, data, texts) -> np.ndarray:
+  """Returns the logits of every row, float32 [N, classes]."""
+  maker = sentence_data.SentenceBatches(
+    texts, task.task_config.vocabulary, data
+  )
+
+  def step(batch):
+    return batch['example_id'], model.logits(batch)
+
+  logits = np.zeros([texts.num_rows, task.num_classes], np.float32)
+  for ids, some in _run_over(strategy, maker.dataset, step):
+    logits[ids[ids >= 0]] = some[ids >= 0]
+  return logits
+
+
+def _write_answers(task, model, strategy, model_dir):
+  config, paths = task.task_config, []
+  folder = os.path.join(model_dir, FOLDER)
+  if task.last_answers is not None:
+    paths += _write_answer_files(
+      os.path.join(folder, 'validation'), task.last_answers
+    )
+  if configs.has_source(config.test_data):
+    windows = squad_windows.windows_of(
+      config.test_data, config.squad, config.vocabulary, 'squad.test_data'
+    )
+    answers = answer_questions(task, model, strategy, windows)
+    paths += _write_answer_files(os.path.join(folder, 'test'), answers)
+  return paths
+
+
+def answer_questions(task, model, strategy, windows) -> squad_answers.Answers:
+  """Returns the answers to the questions of `windows`."""
+  config = task.task_config
+
+  def batches(context):
+    return squad_windows.window_batches(
+      windows, task.vocabulary, config.test_data, context
+    )
+
+  def step(batch):
+    return (batch['example_id'], *model.logits(batch))
+
+  logits = question_task.stack_logits(
+    _run_over(strategy, batches, step), windows, config
+  )
+  return squad_answers.find_answers(windows, *logits, config.squad)
+
+
+def _write_answer_files(folder, answers):
+  contents = {ANSWERS_FILE: answers.predictions, NBEST_FILE: answers.nbest}
+  if answers.null_odds:
+    contents[NULL_ODDS_FILE] = answers.null_odds
+  paths = []
+  for name, content in contents.items():
+    paths.append(os.path.join(folder, name))
+    _write(paths[-1], json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+  return paths
+
+
+def _run_over(strategy, dataset_function, step):
+  """Yields `step` of every replica's batch as numpy arrays."""
+  dataset = orbit.utils.make_distributed_dataset(strategy, dataset_function)
+
+  @tf.function
+  def run(batch):
+    return strategy.run(step, args=(batch,))
+
+  for batch in dataset:
+    results = run(batch)
+    replicas = zip(*map(strategy.experimental_local_results, results))
+    for outputs in replicas:
+      yield tuple(output.numpy() for output in outputs)
+
+
+def _write(path, text):
+  tf.io.gfile.makedirs(os.path.dirname(path))
+  vocabulary_lib.write_whole_file(path, text)

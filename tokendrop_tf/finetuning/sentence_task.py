@@ -1,0 +1,165 @@
+"""Sentence classification and regression on the Model Garden's task.
+
+Letters: B batch of a replica, S sequence length, C classes, N rows.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from official.core import task_factory
+from official.nlp.tasks import sentence_prediction
+
+from tokendrop_tf import init_weights
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.finetuning import (
+  configs,
+  models,
+  scores,
+  sentence_data,
+  step,
+  table_files,
+)
+
+MISMATCHED = 'mismatched'
+
+
+@task_factory.register_task_cls(configs.GlueTaskConfig)
+class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
+  """Fine-tunes the encoder on single texts or pairs, always on full sequences.
+
+  Args:
+    params: `configs.GlueTaskConfig`, resolved.
+  """
+
+  def __init__(self, params, logging_dir=None, name=None):
+    super().__init__(params, logging_dir=logging_dir, name=name)
+    self._vocabulary = vocabulary_lib.Vocabulary.from_file(
+      params.vocabulary.path, lower_case=params.vocabulary.lower_case
+    )
+
+  @property
+  def vocabulary(self) -> vocabulary_lib.Vocabulary:
+    """The vocabulary that the model's ids refer to."""
+    return self._vocabulary
+
+  @property
+  def num_classes(self) -> int:
+    """C; 1 for regression."""
+    return num_classes(self.task_config.glue)
+
+  def build_model(self) -> models.SentenceClassifier:
+    config = self.task_config
+    encoder = step.build_encoder(config.model, self._vocabulary, config.seed)
+    return models.SentenceClassifier(
+      encoder,
+      self.num_classes,
+      config.model.initializer_range,
+      config.model.dropout_rate,
+    )
+
+  def initialize(self, model):
+    """Loads the encoder of `init_checkpoint`, unless only its sizes count."""
+    source = self.task_config.init_checkpoint
+    if source and not self.task_config.finetuning.random_init:
+      init_weights.load_encoder(model.encoder_network, source)
+
+  def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
+    """Returns batches; those of validation hold both sets of MNLI."""
+    return sentence_data.SentenceBatches(
+      self.texts_of(params), self.task_config.vocabulary, params
+    ).dataset(input_context)
+
+  def texts_of(self, data, needs_labels=True) -> table_files.LabelledTexts:
+    """Reads a data section; that of validation with the mismatched set."""
+    glue = self.task_config.glue
+    if data.is_training:
+      return sentence_data.read_texts(data, glue, 'glue.train_data')
+    if not needs_labels:
+      return sentence_data.read_texts(data, glue, 'glue.test_data', False)
+    return self._validation_texts
+
+  @functools.cached_property
+  def _validation_texts(self):
+    config = self.task_config
+    texts = sentence_data.read_texts(
+      config.validation_data, config.glue, 'glue.validation_data'
+    )
+    self._num_matched = texts.num_rows
+    if not configs.has_source(config.mismatched_validation_data):
+      return texts
+    return table_files.concatenate(
+      texts,
+      sentence_data.read_texts(
+        config.mismatched_validation_data,
+        config.glue,
+        'glue.mismatched_validation_data',
+      ),
+    )
+
+  def row_losses(self, inputs, model, training, seed=None):
+    """Returns the loss of every row, float32 [B], and the logits [B, C]."""
+    logits = model.logits(inputs, training=training, seed=seed)
+    labels = inputs['label_ids']
+    if self.task_config.glue.is_regression:
+      return tf.square(logits[:, 0] - labels), logits
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=labels, logits=logits
+    )
+    return losses, logits
+
+  def build_metrics(self, training=None):
+    if not training:
+      return [tf_keras.metrics.Mean(name='validation_loss', dtype=tf.float32)]
+    if self.task_config.glue.is_regression:
+      return []
+    return [tf_keras.metrics.Mean(name='cls_accuracy', dtype=tf.float32)]
+
+  def update_metrics(self, metrics, inputs, logits):
+    """Counts the hits of a training batch."""
+    for metric in metrics:
+      predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+      metric.update_state(tf.equal(predictions, inputs['label_ids']))
+
+  def validation_step(self, inputs, model, metrics=None):
+    """Returns the logits of this replica's rows, with their numbers."""
+    losses, logits = self.row_losses(inputs, model, False)
+    is_row = tf.cast(inputs['example_id'] >= 0, tf.float32)
+    for metric in metrics or ():
+      metric.update_state(losses, is_row)
+    return {'example_id': inputs['example_id'], 'logits': logits}
+
+  def aggregate_logs(self, state=None, step_outputs=None):
+    """Collects [number, logits] of every row, [n, 1 + C]."""
+    state = state or []
+    for ids, logits in zip(step_outputs['example_id'], step_outputs['logits']):
+      rows = np.concatenate([ids.numpy()[:, np.newaxis], logits.numpy()], 1)
+      state.append(rows[rows[:, 0] >= 0])
+    return state
+
+  def reduce_aggregated_logs(self, aggregated_logs, global_step=None):
+    """Returns the scores; those of the second set have a suffix."""
+    del global_step
+    rows = np.concatenate(aggregated_logs)
+    rows = rows[np.argsort(rows[:, 0], kind='stable')]
+    places = rows[:, 0].astype(np.int64)
+    labels = self._validation_texts.labels[places]
+    is_matched = places < self._num_matched
+    results = self._scores(labels[is_matched], rows[is_matched, 1:])
+    if not is_matched.all():
+      more = self._scores(labels[~is_matched], rows[~is_matched, 1:])
+      results |= {f'{name}_{MISMATCHED}': more[name] for name in more}
+    return results
+
+  def _scores(self, labels, logits):
+    if self.task_config.glue.is_regression:
+      return scores.regression_scores(labels, logits[:, 0])
+    return scores.classification_scores(
+      labels, np.argmax(logits, axis=1), self.num_classes
+    )
+
+
+def num_classes(glue: configs.GlueConfig) -> int:
+  """Returns C, 1 for regression."""
+  return 1 if glue.is_regression else len(glue.label_names)
