@@ -22,7 +22,7 @@ PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format constraints wheel clean
+.PHONY: help install quickstart test test-hugging-face lint format constraints wheel clean
 
 help:
 	@echo 'make quickstart   train twice, plainly and with token dropping, and compare'
@@ -30,6 +30,9 @@ help:
 	@echo '                  QUICKSTART_MINUTES=60    a longer, better run (default 10)'
 	@echo '                  OUTPUT=runs/mine         where it lies (default runs/quickstart)'
 	@echo 'make test         lint, then every test'
+	@echo 'make test-hugging-face'
+	@echo '                  compare the Hugging Face export with transformers and PyTorch,'
+	@echo '                  which it installs into .venv-hf: about 6 GB'
 	@echo 'make lint         lint and formatting only;  make format  puts them right'
 	@echo 'make install      only make $(VENV);  PYTHON=...  chooses the Python'
 	@echo 'make wheel        build the package into dist/'
@@ -79,6 +82,24 @@ test: $(STAMP)
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m pytest
 
+# transformers and PyTorch have an environment of their own: they need nothing of
+# TensorFlow, and nothing here needs them.
+HF_VENV := .venv-hf
+HF_REQUIREMENTS := from importlib import metadata; \
+  print(*[r.split(';')[0] for r in metadata.requires('tokendrop_tf') if 'hugging' in r])
+
+test-hugging-face: $(STAMP)
+	@set -e; \
+	if [ ! -e $(HF_VENV)/installed.stamp ]; then \
+	  echo 'Installing transformers and PyTorch into $(HF_VENV), only this once.'; \
+	  $(VENV_PYTHON) -m venv --clear $(HF_VENV); \
+	  $(HF_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    $$($(VENV_PYTHON) -c "$(HF_REQUIREMENTS)"); \
+	  touch $(HF_VENV)/installed.stamp; \
+	fi; \
+	TOKENDROP_HUGGING_FACE_PYTHON="$$PWD/$(HF_VENV)/bin/python" \
+	  $(VENV_PYTHON) -m pytest -m hugging_face
+
 lint: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
@@ -101,4 +122,4 @@ constraints: $(STAMP)
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(HF_VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
   # The server is this, starlette and uvicorn: small beside TensorFlow.
   'orjson>=3.10',
   'PyYAML>=6.0',
+  'safetensors>=0.5',
   # The Model Garden's TF Hub modules import pkg_resources, gone from 81 on.
   'setuptools<81',
   'starlette>=0.46',
@@ -44,6 +45,8 @@ EXTRAS_REQUIRE = {
     'setuptools-scm>=8.0',
     'wheel>=0.43',
   ],
+  # Only a test of the Hugging Face export: make test-hugging-face.
+  'hugging_face': ['torch>=2.4', 'transformers>=5.0'],
 }
 
 CONSOLE_SCRIPTS = [
@@ -52,6 +55,7 @@ CONSOLE_SCRIPTS = [
   'tokendrop-build-vocab=tokendrop_tf.data.build_vocab:console_main',
   'tokendrop-create-pretraining-data='
   'tokendrop_tf.data.create_pretraining_data:console_main',
+  'tokendrop-export=tokendrop_tf.export.command:console_main',
   'tokendrop-fill-mask=tokendrop_tf.fill_mask:console_main',
   'tokendrop-predict=tokendrop_tf.predict:console_main',
   'tokendrop-serve=tokendrop_tf.serving.command:console_main',
