@@ -59,6 +59,7 @@ CONSOLE_SCRIPTS = [
   'tokendrop-fill-mask=tokendrop_tf.fill_mask:console_main',
   'tokendrop-predict=tokendrop_tf.predict:console_main',
   'tokendrop-serve=tokendrop_tf.serving.command:console_main',
+  'tokendrop-sweep=tokendrop_tf.finetuning.sweep:console_main',
 ]
 
 
