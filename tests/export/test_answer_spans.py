@@ -1,13 +1,17 @@
 """Answer spans: windows, the best span, exact pieces of the context."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_exports
 
+from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import answer_spans
+from tokendrop_tf.finetuning import configs as finetuning_configs
+from tokendrop_tf.finetuning import squad_answers, squad_windows
 
 VOCABULARY = tiny_exports.make_vocabulary()
 CONTEXTS = [
@@ -156,6 +160,68 @@ def test_the_probability_of_no_answer_completes_that_of_the_spans():
     assert answers['score'][0] == pytest.approx(
       np.exp(chosen) / total, abs=1e-5
     )
+
+
+def write_squad(folder) -> tuple[str, str]:
+  """Writes the questions as a SQuAD file, and the vocabulary."""
+  paragraphs = [
+    {
+      'context': context,
+      'qas': [
+        {
+          'id': str(n),
+          'question': question,
+          'answers': [],
+          'is_impossible': True,
+        }
+      ],
+    }
+    for n, (question, context) in enumerate(zip(QUESTIONS, CONTEXTS))
+  ]
+  data = {'data': [{'title': 'a', 'paragraphs': paragraphs}]}
+  (folder / 'squad.json').write_text(json.dumps(data))
+  vocabulary_lib.write_whole_file(
+    str(folder / 'vocab.txt'), ''.join(f'{t}\n' for t in VOCABULARY.tokens)
+  )
+  return str(folder / 'squad.json'), str(folder / 'vocab.txt')
+
+
+def logits_of_windows(windows, seq_length):
+  """Runs the windows of fine-tuning through `random_logits`, [W, S] each."""
+  rows = np.full([windows.num_windows, seq_length], VOCABULARY.pad_id, np.int32)
+  for row, values in enumerate(rows):
+    asked = windows.questions.offsets[windows.question[row]]
+    begin = windows.contexts.offsets[windows.context[row]] + windows.begin[row]
+    ids = [
+      VOCABULARY.cls_id,
+      *windows.questions.ids[asked : asked + windows.query_length[row]],
+      VOCABULARY.sep_id,
+      *windows.contexts.ids[begin : begin + windows.length[row]],
+      VOCABULARY.sep_id,
+    ]
+    values[: len(ids)] = ids
+  logits = random_logits({'input_word_ids': tf.constant(rows)})
+  return [value.numpy() for value in logits.values()]
+
+
+@pytest.mark.parametrize('threshold', [1e9, 0.0])
+def test_answers_are_those_that_fine_tuning_evaluates(tmp_path, threshold):
+  data_path, vocabulary_path = write_squad(tmp_path)
+  windows = squad_windows.make_windows(
+    data_path, 'v2.0', 'test', vocabulary_path, True, 20, 4, 6, False
+  )
+  settings = finetuning_configs.SquadConfig(
+    version='v2.0',
+    max_answer_length=3,
+    null_score_threshold=threshold,
+    n_best_size=20,
+  )
+  expected = squad_answers.find_answers(
+    windows, *logits_of_windows(windows, 20), settings
+  )
+  answers = find(QUESTIONS, CONTEXTS, null_score_threshold=threshold)
+  for number, answer in enumerate(answers['answer']):
+    assert answer.decode() == expected.predictions[str(number)]
 
 
 def test_chunks_of_windows_change_nothing(monkeypatch):

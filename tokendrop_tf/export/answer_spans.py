@@ -105,7 +105,7 @@ class AnswerFinder:
     self._span_logits = span_logits
     self._vocabulary = vocabulary
     self._seq_length = seq_length
-    self._query_length = min(query_length, (seq_length - 3) // 2)
+    self._query_length = min(query_length, seq_length - 4)
     self._doc_stride = doc_stride
     self._max_answer_length = max_answer_length
     self._null_score_threshold = null_score_threshold
