@@ -105,6 +105,7 @@ class TokenDropPretrainingTask(base_task.Task):
 
   def __init__(self, params, logging_dir=None, name=None):
     super().__init__(params, logging_dir=logging_dir, name=name)
+    self._resume = (0, None)  # First batch, and how the data are counted.
     self._vocabulary = vocabulary_lib.Vocabulary.from_file(
       params.vocabulary.path, lower_case=params.vocabulary.lower_case
     )
@@ -183,9 +184,30 @@ class TokenDropPretrainingTask(base_task.Task):
 
   def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
     """Returns batches of the Model Garden's v2 pretraining features."""
+    first_batch, counts = self._resume if params.is_training else (0, None)
     return loader.load_dataset(
-      params, self.task_config.vocabulary, input_context
+      params, self.task_config.vocabulary, input_context, first_batch, counts
     )
+
+  def resume_data(self, step, model_dir, is_chief=True):
+    """Lets the training data begin with the batch of step `step` + 1.
+
+    Args:
+      step: steps taken before.
+      model_dir: folder of the run, where what is known of the data is kept.
+      is_chief: whether this process writes there.
+
+    Raises:
+      errors.DataError: if the data files are not those of the earlier steps.
+    """
+    counts = loader.resumed_counts(
+      self.task_config.train_data,
+      self.task_config.vocabulary,
+      step,
+      model_dir,
+      is_chief,
+    )
+    self._resume = (step, counts)
 
   def build_metrics(self, training=True):
     names = ['lm_example_loss', 'masked_lm_accuracy']

@@ -269,3 +269,12 @@ def test_tfds_makes_training_examples(tfds_folder, tmp_path):
   known = vocabulary_lib.Vocabulary.from_file(str(path))
   expected = ' '.join(TEXTS).split()
   assert sorted(labels) == sorted(known.ids_of(expected))
+  whole = [
+    batch['masked_lm_ids'].numpy()
+    for batch in loader.load_dataset(section.replace(num_epochs=2), vocabulary)
+  ]
+  resumed = loader.load_dataset(
+    section.replace(num_epochs=2), vocabulary, first_batch=20
+  )
+  for batch, expected in zip(resumed, whole[20:], strict=True):
+    assert (batch['masked_lm_ids'].numpy() == expected).all()

@@ -151,14 +151,29 @@ class ExampleMaker:
   ) -> tf.data.Dataset:
     """Returns the documents that are shuffled together, strings [d]."""
     lanes = tf.constant(self._lanes(), tf.int64)
+    num_lanes = lanes.shape[0]
+    if num_lanes == 1:
+      return self._one_lane(lanes[0], start, is_here).rebatch(window_documents)
 
     def open_lane(lane):
       first, skip = positions.lane_start(start, lane, is_here)
       return self.corpus.documents(tf.gather(lanes, lane)[first:], skip)
 
-    num_lanes = lanes.shape[0]
     return streams.side_by_side(
       open_lane, num_lanes, -(-window_documents // num_lanes)
+    )
+
+  def _one_lane(self, files, start, is_here) -> tf.data.Dataset:
+    """Returns the documents of all files, of their own epoch from `start`."""
+    whole = self.corpus.documents(files)
+    if start.files is None:
+      return whole
+    # TFDS goes to a document only if its number is no tensor.
+    first, skip = start.files[0]
+    rest = self.corpus.documents(files[first:], skip)
+    everything, nothing = tf.constant(-1, tf.int64), tf.constant(0, tf.int64)
+    return rest.take(tf.where(is_here, everything, nothing)).concatenate(
+      whole.take(tf.where(is_here, nothing, everything))
     )
 
   def _lanes(self) -> np.ndarray:

@@ -92,6 +92,54 @@ def count_rows(
   return maker.count()
 
 
+def resumed_counts(
+  config: configs.PretrainingDataConfig,
+  vocabulary: configs.VocabularyConfig,
+  first_batch: int,
+  folder: str,
+  writes: bool,
+) -> positions.RowCounts | None:
+  """Returns the counts with which a run in `folder` goes to `first_batch`.
+
+  At the beginning the data files are noted down; later they must be the same,
+  and are counted once.
+
+  Args:
+    config: the training data.
+    vocabulary: the vocabulary file.
+    first_batch: number of the batch to begin with.
+    folder: folder of the run.
+    writes: whether this process may write there.
+
+  Returns:
+    `None` at the beginning.
+
+  Raises:
+    DataError: if the files have changed since the run began.
+  """
+  files = _source_files(config)
+  if not first_batch:
+    if writes:
+      positions.save_sources(files, folder)
+    return None
+  positions.check_sources(
+    files, folder, corpus_lib.setting_name(config, 'input_path')
+  )
+  counts = positions.load_counts(folder)
+  if counts is None:
+    counts = count_rows(config, vocabulary)
+    if writes:
+      positions.save_counts(counts, folder)
+  return counts
+
+
+def _source_files(config) -> tuple[str, ...]:
+  """Returns the files that are read; none of TFDS, which has versions."""
+  if config.tfds_name:
+    return ()
+  return records.record_files(config) or corpus_lib.open_corpus(config).paths
+
+
 def label_entropy(
   config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
 ) -> float:

@@ -131,7 +131,23 @@ def save_counts(counts: RowCounts, folder: str) -> None:
   )
 
 
-def check_sources(paths, folder: str, setting: str, writes: bool) -> None:
+def save_sources(paths, folder: str) -> None:
+  """Notes down the files that a run begins with, and drops old counts.
+
+  Args:
+    paths: the files.
+    folder: folder of the run.
+  """
+  counts = os.path.join(folder, COUNTS_FILE)
+  if tf.io.gfile.exists(counts):
+    tf.io.gfile.remove(counts)
+  vocabulary_lib.write_whole_file(
+    os.path.join(folder, SOURCES_FILE),
+    json.dumps({path: _fingerprint(path) for path in paths}, indent=1) + '\n',
+  )
+
+
+def check_sources(paths, folder: str, setting: str) -> None:
   """Refuses to go on with files other than those that a run began with.
 
   Names, sizes and a checksum of both ends are compared.
@@ -140,17 +156,14 @@ def check_sources(paths, folder: str, setting: str, writes: bool) -> None:
     paths: the files.
     folder: folder of the run.
     setting: the setting that names them, for the message.
-    writes: whether to keep a record of the files of a run that begins.
 
   Raises:
     DataError: naming the first file that differs.
   """
   path = os.path.join(folder, SOURCES_FILE)
-  now = {name: _fingerprint(name) for name in paths}
   if not tf.io.gfile.exists(path):
-    if writes:
-      vocabulary_lib.write_whole_file(path, json.dumps(now, indent=1))
     return
+  now = {name: _fingerprint(name) for name in paths}
   try:
     then = dict(json.loads(_read(path)))
   except (ValueError, TypeError):

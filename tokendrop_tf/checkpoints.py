@@ -1,0 +1,146 @@
+"""Finds the newest checkpoint that is whole, and sets damaged ones aside.
+
+TensorFlow keeps a checksum of every tensor in a checkpoint, so one is whole if
+all its tensors can be read.
+"""
+
+import os
+import re
+
+import tensorflow as tf
+
+from tokendrop_tf import errors
+
+DAMAGED_PREFIX = 'damaged-'
+_STEP_KEY = 'global_step/.ATTRIBUTES/VARIABLE_VALUE'
+_NAME = re.compile(r'ckpt-(\d+)\.index')
+_NUM_SHARDS = re.compile(r'-of-(\d{5})$')
+
+
+def damage(prefix: str) -> str:
+  """Returns what is wrong with a checkpoint, or '' if it is whole.
+
+  Args:
+    prefix: e.g. 'runs/a/ckpt-1000'.
+
+  Example:
+    damage('runs/a/ckpt-1000')  # 'shard ckpt-1000.data-00000-of-00001 ...'
+  """
+  if missing := _missing_shard(prefix):
+    return missing
+  try:
+    reader = tf.train.load_checkpoint(prefix)
+    for name in reader.get_variable_to_shape_map():
+      reader.get_tensor(name)
+  except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    return str(getattr(error, 'message', error)).split('\n')[0]
+  return ''
+
+
+def step_of(prefix: str) -> int:
+  """Returns the global step at which a checkpoint was written."""
+  return int(tf.train.load_checkpoint(prefix).get_tensor(_STEP_KEY))
+
+
+def prefixes(model_dir: str) -> list[str]:
+  """Returns the checkpoints of a run, newest first, whole or not."""
+  if not tf.io.gfile.isdir(model_dir):
+    return []
+  matches = map(_NAME.fullmatch, tf.io.gfile.listdir(model_dir))
+  steps = sorted((int(match[1]) for match in matches if match), reverse=True)
+  return [os.path.join(model_dir, f'ckpt-{step}') for step in steps]
+
+
+def newest_whole(model_dir: str, tell) -> str | None:
+  """Returns the newest checkpoint whose checksums hold, `None` without any.
+
+  Args:
+    model_dir: folder of the run.
+    tell: function of a text; hears of damaged checkpoints.
+
+  Raises:
+    errors.ConfigurationError: if there are checkpoints and all are damaged:
+      starting anew would overwrite what may be saved yet.
+  """
+  found = prefixes(model_dir)
+  for index, prefix in enumerate(found):
+    what = damage(prefix)
+    if not what:
+      if index:
+        tell(f'Goes on from {prefix} instead.')
+      return prefix
+    tell(f'The checkpoint {prefix} is damaged and left out: {what}')
+  if found:
+    raise errors.ConfigurationError(
+      f'--model_dir must hold a checkpoint that is whole. Received: '
+      f'{model_dir}, where all of {len(found)} are damaged. Restore one from a '
+      'copy, or start in another --model_dir.'
+    )
+  return None
+
+
+def set_aside(model_dir: str, newest: str | None) -> None:
+  """Renames checkpoints newer than `newest`, and removes unfinished ones.
+
+  Only the process that writes checkpoints may call it.
+
+  Args:
+    model_dir: folder of the run.
+    newest: the checkpoint that the run goes on from; `None` leaves all alone.
+  """
+  for name in tf.io.gfile.listdir(model_dir):
+    name = name.rstrip('/')
+    if re.fullmatch(r'ckpt-\d+_temp', name):
+      tf.io.gfile.rmtree(os.path.join(model_dir, name))
+  if newest is None:
+    return
+  everything = prefixes(model_dir)
+  for prefix in everything[: everything.index(newest)]:
+    for path in tf.io.gfile.glob(f'{prefix}.*'):
+      folder, name = os.path.split(path)
+      tf.io.gfile.rename(
+        path, os.path.join(folder, DAMAGED_PREFIX + name), overwrite=True
+      )
+  _record(model_dir, everything[everything.index(newest) :][::-1])
+
+
+def _record(model_dir: str, kept: list[str]) -> None:
+  """Writes which checkpoints there are, oldest first, unless it is known.
+
+  A process that was killed may have written a checkpoint and not yet that.
+  """
+  names = [os.path.basename(prefix) for prefix in kept]
+  state = tf.train.get_checkpoint_state(model_dir)
+  known = state.all_model_checkpoint_paths if state else ()
+  if names == [os.path.basename(prefix) for prefix in known]:
+    return
+  # Either form is written down relative to the folder.
+  paths = names if os.path.isabs(model_dir) else kept
+  times = [
+    tf.io.gfile.stat(f'{prefix}.index').mtime_nsec / 1e9 for prefix in kept
+  ]
+  tf.compat.v1.train.update_checkpoint_state(
+    model_dir,
+    paths[-1],
+    all_model_checkpoint_paths=paths,
+    all_model_checkpoint_timestamps=times,
+    last_preserved_timestamp=min(times) - 1.0,
+  )
+
+
+def _missing_shard(prefix: str) -> str:
+  folder, name = os.path.split(prefix)
+  found = [
+    path
+    for path in tf.io.gfile.listdir(folder or '.')
+    if path.startswith(f'{name}.data-')
+  ]
+  if not found:
+    return f'{name}.data-* is missing'
+  match = _NUM_SHARDS.search(found[0])
+  wanted = int(match[1]) if match else 0
+  for shard in range(wanted):
+    path = f'{name}.data-{shard:05d}-of-{wanted:05d}'
+    if path not in found:
+      return f'{path} is missing'
+  return ''
