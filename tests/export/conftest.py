@@ -1,0 +1,167 @@
+"""One small pretraining run with random weights, exported in every form."""
+
+import dataclasses
+import inspect
+import json
+import pathlib
+import re
+import shutil
+import string
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hard_strings import HARD_STRINGS
+
+from tokendrop_tf import configs, run_folder, train
+from tokendrop_tf import task as task_lib
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.export import command, load_model
+
+_SETTINGS = (
+  'model.num_layers = 3',
+  'model.hidden_size = 16',
+  'model.num_attention_heads = 2',
+  'model.intermediate_size = 24',
+  'model.max_position_embeddings = 40',
+  'model.initializer_range = 0.5',
+  'model.residual_initializer_scale = 0.5',
+  'train_data.seq_length = 32',
+  'train_data.max_predictions_per_seq = 5',
+  'token_drop.token_keep_k = 4',
+  'trainer.train_steps = 100',
+  'optimizer.warmup_steps = 2',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedRun:
+  """A run and what was exported from it; the run itself is gone.
+
+  Attributes:
+    loaded: the live model.
+    folders: exported folder of every form, moved since.
+    deleted: where the run and its vocabulary were.
+  """
+
+  loaded: load_model.LoadedModel
+  folders: dict[str, pathlib.Path]
+  deleted: pathlib.Path
+
+
+@pytest.fixture(scope='session')
+def trained_vocabulary() -> vocabulary_lib.Vocabulary:
+  """400 tokens of documentation strings and of some of the hard strings."""
+  modules = (dataclasses, inspect, json, re, shutil, string, textwrap)
+  texts = [inspect.getdoc(module) or '' for module in modules]
+  texts += [HARD_STRINGS[index] for index in (2, 4, 5, 6)] * 3
+  dataset = tf.data.Dataset.from_tensors(texts)
+  return vocabulary_lib.train_vocabulary(dataset, size=400)
+
+
+def write_run(
+  folder: pathlib.Path, vocabulary: vocabulary_lib.Vocabulary, *bindings: str
+) -> str:
+  """Writes a model_dir whose every weight is random; returns its path."""
+  folder.mkdir()
+  path = folder / 'words.txt'
+  path.write_text(''.join(f'{token}\n' for token in vocabulary.tokens))
+  (folder / 'text.txt').write_text('a text\n')
+  model_dir = folder / 'model'
+  bindings = (
+    f"vocabulary.path = '{path}'",
+    f"train_data.input_path = '{folder}/text.txt'",
+    f"validation_data.input_path = '{folder}/text.txt'",
+    *_SETTINGS,
+    *bindings,
+  )
+  params, gin_text = train.read_configuration(
+    train.parse_flags(
+      [
+        f'--model_dir={model_dir}',
+        *(f'--gin_params={binding}' for binding in bindings),
+      ]
+    )
+  )
+  configs.resolve_vocabulary(params, vocabulary)
+  model_dir.mkdir()
+  run_folder.save_configuration(params, gin_text, str(model_dir))
+  model = task_lib.TokenDropPretrainingTask(params.task).build_model()
+  draw = np.random.default_rng(5)
+  for variable in model.variables:
+    variable.assign_add(
+      draw.normal(size=variable.shape, scale=0.1).astype(np.float32)
+    )
+  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(
+    str(model_dir / 'ckpt')
+  )
+  return str(model_dir)
+
+
+@pytest.fixture(scope='session')
+def run_writer():
+  """The function that writes a run, for runs of other settings."""
+  return write_run
+
+
+@pytest.fixture(scope='session')
+def exported_run(trained_vocabulary, tmp_path_factory) -> ExportedRun:
+  """Exported by the command, then moved; the run is deleted."""
+  folder = tmp_path_factory.mktemp('exported_run')
+  model_dir = write_run(folder / 'original', trained_vocabulary)
+  loaded = load_model.load_model(model_dir)
+  folders = {}
+  for form in command.FORMATS:
+    output = folder / 'written' / form
+    command.main(
+      [
+        f'--model_dir={model_dir}',
+        f'--output_dir={output}',
+        f'--format={form}',
+      ]
+    )
+    folders[form] = folder / 'moved' / form
+    shutil.move(output, folders[form])
+  shutil.rmtree(folder / 'original')
+  shutil.rmtree(folder / 'written')
+  return ExportedRun(loaded, folders, folder / 'original')
+
+
+@pytest.fixture(scope='session')
+def features() -> dict[str, np.ndarray]:
+  """Two rows of 20 positions, the second with padding and two segments."""
+  draw = np.random.default_rng(7)
+  mask = np.ones([2, 20], np.int32)
+  mask[1, 13:] = 0
+  types = np.zeros([2, 20], np.int32)
+  types[1, 6:13] = 1
+  ids = draw.integers(5, 400, [2, 20]).astype(np.int32)
+  return {
+    'input_word_ids': ids * mask,
+    'input_mask': mask,
+    'input_type_ids': types,
+  }
+
+
+@pytest.fixture(scope='session')
+def masked_positions() -> np.ndarray:
+  return np.array([[1, 4, 7], [0, 12, 3]], np.int32)
+
+
+@pytest.fixture(scope='session')
+def live_outputs(exported_run, features, masked_positions):
+  """What the live model says, arrays by name."""
+  loaded = exported_run.loaded
+  outputs = loaded.encoder(features, training=False)
+  logits = loaded.model(
+    {**features, 'masked_lm_positions': masked_positions},
+    training=False,
+    drop_tokens=False,
+  )['mlm_logits']
+  return {
+    'sequence_output': outputs['sequence_output'].numpy(),
+    'pooled_output': outputs['pooled_output'].numpy(),
+    'first_layer': outputs['encoder_outputs'][0].numpy(),
+    'mlm_logits': logits.numpy(),
+  }
