@@ -10,7 +10,6 @@ from tokendrop_tf import command_line  # noqa: F401  (quiet start)
 import pytest
 import tensorflow as tf
 import tf_keras
-import tiny_exports
 
 # Before the first operation: devices cannot change after it.
 tf.config.set_logical_device_configuration(
@@ -69,8 +68,11 @@ def tiny_corpus(tmp_path_factory) -> TinyCorpus:
 
 
 @pytest.fixture(scope='session')
-def exports(tmp_path_factory) -> tiny_exports.Exports:
+def exports(tmp_path_factory):
   """Exported serving models of tiny models of every kind."""
+  # Imports what most tests do not need, and devices must be configured first.
+  import tiny_exports
+
   return tiny_exports.Exports(tmp_path_factory.mktemp('exports'))
 
 

@@ -139,7 +139,7 @@ class RestInterface:
 
   def _describe(self, match) -> bytes:
     if match['metadata']:
-      return _dump(self._model(match).describe())
+      return _dump(self._model(match).metadata)
     name, version = _name_of(match), _version_of(match)
     model = self._models.get(name)
     if model is None and version is None:

@@ -1,6 +1,7 @@
 """A SavedModel ready to answer, and where SavedModels lie."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -193,8 +194,9 @@ class ServedModel:
       count += 1
     return count
 
-  def describe(self) -> dict:
-    """Returns the model's metadata, as TF Serving's REST interface does."""
+  @functools.cached_property
+  def metadata(self) -> dict:
+    """What TF Serving's REST interface tells of a model: its signatures."""
     path = os.path.join(self.path, _SAVED_MODEL_FILE)
     with tf.io.gfile.GFile(path, 'rb') as file:
       saved = saved_model_pb2.SavedModel.FromString(file.read())
