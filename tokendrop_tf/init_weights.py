@@ -365,7 +365,7 @@ def _another_architecture(difference, source, setting, name):
   # Of a layer's weights, the first name that says more than 'layer'.
   change = fitting[0] if fitting else 'the sizes of the model'
   return errors.ConfigurationError(
-    'Weights can start only from the same architecture. Received: '
+    'Weights must be of the architecture of the model. Received: '
     f'{source.path}, where the first difference is {difference}. Set {change}, '
     f'or another {setting}.'
   )

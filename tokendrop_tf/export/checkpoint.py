@@ -34,8 +34,13 @@ def write_checkpoint(loaded: load_model.LoadedModel, folder: str) -> None:
   for name, item in _head_items(loaded).items():
     setattr(root, name, item)
   root.write(os.path.join(folder, PREFIX))
-  # `tf.train.latest_checkpoint(folder)` reads it; relative, so it can move.
-  tf.compat.v1.train.update_checkpoint_state(folder, PREFIX)
+  # What `tf.train.latest_checkpoint(folder)` reads; relative, so it can move.
+  _write(
+    folder,
+    'checkpoint',
+    f'model_checkpoint_path: "{PREFIX}"\n'
+    f'all_model_checkpoint_paths: "{PREFIX}"\n',
+  )
   _write(folder, ENCODER_FILE, _stock_section(loaded.model_config))
   _write(
     folder, init_weights.BERT_CONFIG_FILE, _bert_config(loaded.model_config)

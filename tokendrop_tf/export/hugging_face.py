@@ -168,10 +168,10 @@ def _write_tokenizer(loaded, folder):
 def _head_weights(loaded) -> dict[str, np.ndarray]:
   """Returns the weights of a fine-tuned head; their kernels are [out, in]."""
   if loaded.kind in _HAS_POOLER:
-    kernel, bias = loaded.finetuned.model.classifier.out_proj.get_weights()
+    kernel, bias = _part(loaded, 'classifier').out_proj.get_weights()
     name = 'classifier'
   elif loaded.kind == load_model.QUESTION_ANSWERING:
-    kernel, bias = loaded.finetuned.model.span_labeling.get_weights()
+    kernel, bias = _part(loaded, 'span_labeling').get_weights()
     name = 'qa_outputs'
   else:
     return {}
@@ -179,6 +179,14 @@ def _head_weights(loaded) -> dict[str, np.ndarray]:
     f'{name}.weight': np.ascontiguousarray(kernel.T),
     f'{name}.bias': bias,
   }
+
+
+def _part(loaded, name):
+  """Returns a head of the Model Garden's model within the loaded one."""
+  for model in (loaded.model, *loaded.model.layers):
+    if hasattr(model, name):
+      return getattr(model, name)
+  raise TypeError(f'{type(loaded.model).__name__} has no {name}.')
 
 
 def _head_config(loaded) -> dict[str, object]:

@@ -4,7 +4,13 @@ import dataclasses
 
 import tf_keras
 
-from tokendrop_tf import configs, experiments, fill_mask, run_folder
+from tokendrop_tf import (
+  configs,
+  experiments,
+  fill_mask,
+  init_weights,
+  run_folder,
+)
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
@@ -58,9 +64,18 @@ def load_model(model_dir: str, vocabulary_path: str = '') -> LoadedModel:
     loaded = load_model('runs/dropping')
     loaded.encoder(features)['sequence_output']  # [B, S, H]
   """
-  if run_folder.experiment_of(model_dir) == experiments.PRETRAINING:
+  experiment = run_folder.experiment_of(model_dir)
+  run_folder.require_checkpoint(model_dir)
+  _check_architecture(model_dir)
+  if experiment == experiments.PRETRAINING:
     return _load_pretraining(model_dir, vocabulary_path)
   return _load_finetuned(model_dir, vocabulary_path)
+
+
+def _check_architecture(model_dir):
+  """Compares the checkpoint with the settings that lie beside it."""
+  model = init_weights.describe(model_dir, '--model_dir').model
+  init_weights.check_fits(model_dir, model, '--model_dir')
 
 
 def _load_pretraining(model_dir, vocabulary_path):
