@@ -89,10 +89,7 @@ def set_aside(model_dir: str, newest: str | None) -> None:
     model_dir: folder of the run.
     newest: the checkpoint that the run goes on from; `None` leaves all alone.
   """
-  for name in tf.io.gfile.listdir(model_dir):
-    name = name.rstrip('/')
-    if re.fullmatch(r'ckpt-\d+_temp', name):
-      tf.io.gfile.rmtree(os.path.join(model_dir, name))
+  remove_unfinished(model_dir)
   if newest is None:
     return
   everything = prefixes(model_dir)
@@ -103,6 +100,14 @@ def set_aside(model_dir: str, newest: str | None) -> None:
         path, os.path.join(folder, DAMAGED_PREFIX + name), overwrite=True
       )
   _record(model_dir, everything[everything.index(newest) :][::-1])
+
+
+def remove_unfinished(model_dir: str) -> None:
+  """Removes what a checkpoint left that was never completed."""
+  for name in tf.io.gfile.listdir(model_dir):
+    name = name.rstrip('/')
+    if re.fullmatch(r'ckpt-\d+_temp', name):
+      tf.io.gfile.rmtree(os.path.join(model_dir, name))
 
 
 def _record(model_dir: str, kept: list[str]) -> None:

@@ -31,6 +31,7 @@ from tokendrop_tf import (
   event_files,
   progress,
   stopping,
+  storage,
 )
 
 # Steps between two looks for a signal take about so long. Half a minute is what
@@ -185,15 +186,15 @@ def run_loops(runner):
   try:
     with contextlib.ExitStack() as stack:
       stack.enter_context(_quiet_orbit())
+      stack.enter_context(storage.named_failures(runner.model_dir))
       if runner.controller.trainer is not None:
         stack.enter_context(runner.trainer.stop_request)
       runner.run()
   except tf.errors.ResourceExhaustedError as error:
     first_line = error.message.splitlines()[0]
     raise errors.TrainingError(
-      'A step must fit into memory and a checkpoint on the disk. Received: '
-      f'{first_line} Set a smaller train_data.global_batch_size, or make '
-      'room.'
+      'A step must fit into memory. Received: '
+      f'{first_line} Set a smaller train_data.global_batch_size.'
     ) from error
 
 

@@ -33,9 +33,10 @@ from tokendrop_tf import (
   run_lock,
   runner,
   stopping,
+  storage,
 )
 from tokendrop_tf import task as task_lib  # noqa: F401  (registers the task)
-from tokendrop_tf.data import loader
+from tokendrop_tf.data import label_levels, loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.finetuning import configs as finetuning_configs
 from tokendrop_tf.finetuning import launch as finetuning_launch
@@ -65,19 +66,20 @@ def main(arguments):
   runner.configure_devices(params.runtime)
   strategy = runner.create_strategy(params.runtime)
   check_replicas(params, strategy.num_replicas_in_sync)
-  label_entropy = check_data(params, flags.mode)
+  levels = check_data(params, flags.mode)
   is_chief = strategy.extended.should_save_summary
   with contextlib.ExitStack() as stack:
+    stack.enter_context(storage.named_failures(flags.model_dir))
     # 4. What is about to run, on disk before the first step.
     if 'train' in flags.mode and is_chief:
       stack.enter_context(run_lock.open_lock(flags.model_dir))
       run_folder.check_unchanged(params, flags.model_dir)
       run_folder.save_configuration(params, gin_text, flags.model_dir)
     # 5. The run.
-    run_reported(params, flags, strategy, is_chief, label_entropy)
+    run_reported(params, flags, strategy, is_chief, levels)
 
 
-def run_reported(params, flags, strategy, is_chief, label_entropy):
+def run_reported(params, flags, strategy, is_chief, levels):
   """Runs with the report of its experiment."""
   if finetuning_configs.is_finetuning(params.task):
     report = finetuning_report.FinetuningReport(
@@ -85,9 +87,9 @@ def run_reported(params, flags, strategy, is_chief, label_entropy):
     )
   else:
     report = progress.Report(
-      params, flags.model_dir, 'train' in flags.mode, is_chief, label_entropy
+      params, flags.model_dir, 'train' in flags.mode, is_chief, levels
     )
-  run(params, flags, strategy, report, label_entropy)
+  run(params, flags, strategy, report, levels)
 
 
 def parse_flags(arguments):
@@ -214,8 +216,8 @@ def check_data(params, mode):
   """Checks the data that `mode` reads.
 
   Returns:
-    The unigram entropy of the validation labels in nats, or `None` where
-    nothing is validated.
+    The `LabelLevels` of the validation labels, or `None` where nothing is
+    validated.
   """
   task = params.task
   if finetuning_configs.is_finetuning(task):
@@ -226,10 +228,10 @@ def check_data(params, mode):
   if 'eval' not in mode:
     return None
   loader.check_dataset(task.validation_data, task.vocabulary)
-  return loader.label_entropy(task.validation_data, task.vocabulary)
+  return label_levels.read_label_levels(task.validation_data, task.vocabulary)
 
 
-def run(params, flags, strategy, report, label_entropy):
+def run(params, flags, strategy, report, levels):
   """Trains or evaluates, with a block before and after."""
   began = time.monotonic()
   model_dir, mode = flags.model_dir, flags.mode
@@ -238,7 +240,7 @@ def run(params, flags, strategy, report, label_entropy):
   if 'train' in mode:
     report.begin(first_step)
   report.show(
-    start_block(params, flags, experiment, strategy, first_step, label_entropy)
+    start_block(params, flags, experiment, strategy, first_step, levels)
   )
   try:
     runner.run_loops(experiment)
@@ -251,11 +253,11 @@ def run(params, flags, strategy, report, label_entropy):
     end = command_line.Terminated if is_sigterm else command_line.Interrupted
     raise end(_where_it_stopped(model_dir)) from None
   report.show(
-    end_block(params, flags, experiment, strategy, report, began, label_entropy)
+    end_block(params, flags, experiment, strategy, report, began, levels)
   )
 
 
-def start_block(params, flags, experiment, strategy, first_step, label_entropy):
+def start_block(params, flags, experiment, strategy, first_step, levels):
   """Returns what is about to run, in words."""
   arguments = (
     params,
@@ -270,12 +272,10 @@ def start_block(params, flags, experiment, strategy, first_step, label_entropy):
   )
   if finetuning_configs.is_finetuning(params.task):
     return finetuning_report.start_block(*arguments)
-  return progress.start_block(*arguments, label_entropy)
+  return progress.start_block(*arguments, levels)
 
 
-def end_block(
-  params, flags, experiment, strategy, report, began, label_entropy
-):
+def end_block(params, flags, experiment, strategy, report, began, levels):
   """Writes predictions where they are asked for; returns what came out."""
   step = int(experiment.trainer.global_step.numpy())
   if not finetuning_configs.is_finetuning(params.task):
@@ -285,7 +285,7 @@ def end_block(
       step,
       time.monotonic() - began,
       report.last_validation,
-      label_entropy,
+      levels,
     )
   predictions = finetuning_launch.write_predictions(
     experiment, strategy, flags.model_dir

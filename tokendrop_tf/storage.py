@@ -1,0 +1,66 @@
+"""Turns a disk that is full or may not be written into one message."""
+
+import contextlib
+import errno
+import os
+
+import tensorflow as tf
+
+from tokendrop_tf import checkpoints, errors
+
+# TensorFlow passes the system's words on, under several of its own codes.
+_WORDS = tuple(
+  os.strerror(code)
+  for code in (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+  )
+)
+
+
+@contextlib.contextmanager
+def named_failures(model_dir: str):
+  """Within it, a failure to write ends in a `TrainingError`.
+
+  Args:
+    model_dir: folder of the run.
+
+  Raises:
+    errors.TrainingError: saying what the system said, and where the run goes on
+      once there is room.
+
+  Example:
+    with named_failures('runs/a'):
+      manager.save()
+  """
+  try:
+    yield
+  except (tf.errors.OpError, OSError) as error:
+    what = getattr(error, 'message', None) or str(error)
+    if not any(word in what for word in _WORDS):
+      raise
+    with contextlib.suppress(tf.errors.OpError, OSError):
+      checkpoints.remove_unfinished(model_dir)
+    raise errors.TrainingError(
+      'Checkpoints and metrics must be written to --model_dir. Received: '
+      f'{_last_part(what)} {_kept(model_dir)} Make room for them, or the '
+      'folder writable, and start the same command again.'
+    ) from error
+
+
+def _last_part(what: str) -> str:
+  """Returns a message of TensorFlow without the names of its functions."""
+  line = what.split('\n')[0].split('}} ')[-1].split(' [Op:')[0].strip()
+  return line if line.endswith('.') else f'{line}.'
+
+
+def _kept(model_dir: str) -> str:
+  found = checkpoints.prefixes(model_dir)
+  if not found:
+    return 'No checkpoint had been written yet.'
+  return f'The last good checkpoint is kept: {found[0]}.'
