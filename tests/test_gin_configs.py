@@ -8,10 +8,16 @@ from official.core import exp_factory
 
 from tokendrop_tf import configs, experiments, gin_support, step_cost
 from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.finetuning import configs as finetuning_configs
 
 FOLDER = gin_support.config_folder()
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob('*.gin'))
 MODELS = [name for name in FILES if name.startswith('models/')]
+FINETUNING = [
+  name
+  for name in FILES
+  if name.startswith('finetune/') or name == 'runs/finetune.gin'
+]
 COMPLETE = [name for name in FILES if '/' not in name]
 MAX_LINE = 80
 
@@ -34,18 +40,22 @@ def build(name, corpus, *bindings):
     'VALIDATION_DATA': corpus.valid,
     'TPU': 'local',
     'NUM_GPUS': 8,
+    'INIT_FROM': '',
+    'MISMATCHED_DATA': corpus.valid,
+    'TEXT': 'text',
+    'LABEL': 'label',
   }
   bindings += tuple(
     f'{macro} = {values[macro]!r}' for macro in required_macros(name)
   )
   parsed = gin_support.parse([name], bindings, experiments.sections())
   gin_support.check_macros(parsed)
-  params = exp_factory.get_exp_config(experiments.PRETRAINING)
+  params = exp_factory.get_exp_config(experiments.experiment_of(parsed))
   gin_support.check_all_used(parsed)
   return params
 
 
-@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('name', sorted(set(FILES) - set(FINETUNING)))
 def test_a_file_builds_a_valid_experiment(name, tiny_corpus):
   bindings = []
   if name not in COMPLETE and name != 'runs/pretrain.gin':
@@ -57,6 +67,46 @@ def test_a_file_builds_a_valid_experiment(name, tiny_corpus):
   configs.resolve_vocabulary(
     params, vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary)
   )
+
+
+@pytest.mark.parametrize('name', FINETUNING)
+def test_a_finetuning_file_builds_a_valid_experiment(name, tiny_corpus):
+  more = (
+    ("glue.text_column = 'text'", "glue.label_column = 'label'")
+    if name.startswith('runs/')
+    else ()
+  )
+  binding = f"vocabulary.path = '{tiny_corpus.vocabulary}'"
+  params = build(name, tiny_corpus, binding, *more)
+  finetuning_configs.validate_experiment(params)
+  if name.startswith('finetune/'):
+    finetuning_configs.validate_sources(params, 'train_and_eval')
+  if name.startswith('finetune/squad'):
+    assert name.startswith(f'finetune/squad_{params.task.squad.version[:2]}')
+  elif name.startswith('finetune/'):
+    assert f'finetune/{params.task.glue.task}.gin' == name
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in FINETUNING if 'steps of' in text_of(name)]
+)
+def test_the_steps_in_the_header_of_a_finetuning_file_are_right(
+  name, tiny_corpus
+):
+  binding = f"vocabulary.path = '{tiny_corpus.vocabulary}'"
+  task = build(name, tiny_corpus, binding).task
+  header = ' '.join(text_of(name).split('\n\n')[0].replace('#', '').split())
+  found = re.search(
+    r'(\d) \* ([\d,]+|rows) / (\d+)( = ([\d,]+))? steps', header
+  )
+  epochs, examples, batch, _, steps = found.groups()
+  assert int(epochs) == task.finetuning.num_epochs
+  assert int(batch) == task.train_data.global_batch_size
+  if steps:
+    examples = int(examples.replace(',', ''))
+    assert round(int(epochs) * examples / int(batch)) == int(
+      steps.replace(',', '')
+    )
 
 
 @pytest.mark.parametrize('name', FILES)

@@ -21,6 +21,8 @@ GIN_FILE = 'config.gin'
 # rounding of other devices. `trainer.train_steps` is not among them: it is the
 # length of the learning-rate schedule.
 _MAY_CHANGE = (
+  'task.mismatched_test_data.',
+  'task.test_data.',
   'trainer.checkpoint_interval',
   'trainer.continuous_eval_timeout',
   'trainer.max_to_keep',
@@ -307,10 +309,14 @@ def _about_train_steps(differences, model_dir):
   checkpoint = tf.train.latest_checkpoint(model_dir)
   if not checkpoint:
     return ''
+  is_pretraining = experiment_of(model_dir) == _PRETRAINING
+  setting = (
+    'pretraining.init_checkpoint' if is_pretraining else 'finetuning.init_from'
+  )
   return (
     '\ntrainer.train_steps is the length of the learning-rate schedule, so '
     'it cannot change midway; a new run can begin with these weights:\n'
-    f'  --gin_params="pretraining.init_checkpoint = \'{checkpoint}\'"'
+    f'  --gin_params="{setting} = \'{checkpoint}\'"'
   )
 
 
