@@ -8,9 +8,11 @@ import tensorflow as tf
 from official.core import exp_factory
 
 from tokendrop_tf import experiments, gin_support, progress
+from tokendrop_tf.data import label_levels
 
 TRAIN = {'training_loss': 4.0, 'masked_lm_accuracy': 0.25}
 FULL = {'validation_loss': 5.0, 'masked_lm_accuracy': 0.2}
+LEVELS = label_levels.LabelLevels(6.0, 5.5)
 BOTH = FULL | {'lm_example_loss_dropping': 4.5, 'full_sequence_gap': 0.5}
 
 
@@ -172,11 +174,13 @@ class TestReport:
 
 class TestTexts:
   def test_losses_are_held_against_the_floor(self):
-    assert progress.losses_text(BOTH, 6.0) == (
+    assert progress.losses_text(BOTH, LEVELS) == (
       'loss 5.0000 on full sequences (accuracy 0.200), 4.5000 with dropping '
       '(gap +0.5000), 1.0000 below the floor'
     )
-    assert progress.losses_text(FULL, 4.0).endswith('1.0000 above the floor')
+    assert progress.losses_text(
+      FULL, label_levels.LabelLevels(4.0, 3.5)
+    ).endswith('1.0000 above the floor')
 
   @pytest.mark.parametrize(
     ('seconds', 'text'),
@@ -214,14 +218,15 @@ class TestTexts:
       num_parameters=1_500_000,
       num_replicas=1,
       first_step=0,
-      label_entropy=5.5,
+      levels=LEVELS,
     )
     words = ' '.join(block.split())
     assert '1.5 M parameters' in words
     assert '128 per step (4 x 32, 5 predictions each)' in words
     assert '51,200 in 400 steps' in words
     assert 'training a.txt' in words
-    assert '5.5000 nats' in words
+    assert '6.0000 nats' in words
+    assert 'below 5.5000 it reads the text around' in words
     assert 'tensorflow 2.' in words
     assert max(map(len, block.splitlines())) <= 80
 
@@ -241,7 +246,7 @@ class TestTexts:
     tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), 1).save(
       400
     )
-    block = progress.end_block('train', str(tmp_path), 400, 60.0, BOTH, 6.0)
+    block = progress.end_block('train', str(tmp_path), 400, 60.0, BOTH, LEVELS)
     assert f'tensorboard --logdir={tmp_path}' in block
     assert f'--model_dir={tmp_path} --mode=eval' in block
     assert f"pretraining.init_checkpoint = '{tmp_path}/ckpt-400'" in block

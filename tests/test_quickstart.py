@@ -16,7 +16,7 @@ from tokendrop_tf import (
   report,
   train,
 )
-from tokendrop_tf.data import loader
+from tokendrop_tf.data import label_levels, loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 TINY_GIN = """
@@ -238,8 +238,7 @@ def summary_of(plain_loss, dropping_loss, entropy=6.0, context_free_loss=5.5):
         full_sequence_gap=0.125,
       ),
     ],
-    entropy,
-    context_free_loss,
+    label_levels.LabelLevels(entropy, context_free_loss),
   )
 
 
@@ -300,25 +299,6 @@ def test_arms_that_could_do_without_the_context_are_named():
   assert 'no other token' not in ' '.join(
     quickstart_results.verdict(summary_of(5.0, 5.45))
   )
-
-
-def test_context_free_loss_is_that_of_the_best_predictor_by_enumeration():
-  shares = np.array([0.0, 0.5, 0.25, 0.15, 0.1, 0.0])  # Id 0 is special.
-  num_ordinary = 5
-  # Joint probabilities of the label y and what its position shows: a token x,
-  # or [MASK] in the last column.
-  joint = np.zeros([6, 7])
-  joint[:, 1:6] = 0.1 * shares[:, None] / num_ordinary
-  joint[np.arange(6), np.arange(6)] += 0.1 * shares
-  joint[:, 6] = 0.8 * shares
-  seen = joint.sum(axis=0)
-  assert joint.sum() == pytest.approx(1.0)
-  places = joint > 0
-  conditional = (joint / np.where(seen > 0, seen, 1.0))[places]
-  expected = -np.sum(joint[places] * np.log(conditional))
-  assert quickstart_results.context_free_loss(
-    shares, num_ordinary
-  ) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tensorflow as tf
 import yaml
 
 from tokendrop_tf import command_line, errors, progress, run_folder, train
+from tokendrop_tf.data import label_levels
 
 TINY = (
   'model.num_layers = 3',
@@ -32,7 +33,7 @@ TINY = (
   'trainer.validation_interval = 6',
   'trainer.checkpoint_interval = 6',
 )
-LABEL_ENTROPY = 3.25
+LEVELS = label_levels.LabelLevels(3.25, 3.0)
 
 
 def flags(corpus, model_dir, *bindings, mode='train_and_eval'):
@@ -101,7 +102,7 @@ def unchecked_data():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train.loader, 'check_dataset', lambda *arguments: None)
     patch.setattr(
-      train.loader, 'label_entropy', lambda *arguments: LABEL_ENTROPY
+      train.label_levels, 'read_label_levels', lambda *arguments: LEVELS
     )
     yield
 

@@ -42,7 +42,7 @@ class Report:
     model_dir: folder of the run.
     is_training: whether the mode trains.
     is_chief: whether this process prints and writes.
-    label_entropy: unigram entropy of the validation labels in nats, or `None`.
+    levels: the `LabelLevels` of the validation labels, or `None`.
     stream: where to print; `None` is stdout.
   """
 
@@ -52,11 +52,11 @@ class Report:
     model_dir,
     is_training=True,
     is_chief=True,
-    label_entropy=None,
+    levels=None,
     stream=None,
   ):
     self._params = params
-    self._label_entropy = label_entropy
+    self._levels = levels
     self._line = _Line(stream or sys.stdout, is_chief)
     name = METRICS_FILE if is_training else EVALUATIONS_FILE
     self._log = _Log(os.path.join(model_dir, name), is_chief)
@@ -144,7 +144,7 @@ class Report:
 
   def _validation_text(self, output):
     """Returns the metrics of a validation in words."""
-    return losses_text(output, self._label_entropy)
+    return losses_text(output, self._levels)
 
   def _progress(self, step, seconds, output):
     train_steps = self._params.trainer.train_steps
@@ -301,7 +301,7 @@ def start_block(
   num_parameters,
   num_replicas,
   first_step,
-  label_entropy=None,
+  levels=None,
 ):
   """Returns the block that says what is about to run.
 
@@ -312,7 +312,7 @@ def start_block(
     num_parameters: number of trainable parameters.
     num_replicas: replicas in sync.
     first_step: global step of the restored checkpoint, or 0.
-    label_entropy: unigram entropy of the validation labels in nats, or `None`.
+    levels: the `LabelLevels` of the validation labels, or `None`.
   """
   rows = [
     (
@@ -327,20 +327,12 @@ def start_block(
     ('devices', devices_text(params.runtime, num_replicas)),
     ('versions', versions_text()),
   ]
-  if label_entropy is not None:
-    rows.append(
-      (
-        'floor',
-        f'{label_entropy:.4f} nats: the unigram entropy of '
-        'the validation labels, which a model has to beat',
-      )
-    )
+  if levels is not None:
+    rows.append(('floor', floor_text(levels)))
   return block('tokendrop_tf', [(name, wrap_text(text)) for name, text in rows])
 
 
-def end_block(
-  mode, model_dir, step, seconds, validation=None, label_entropy=None
-):
+def end_block(mode, model_dir, step, seconds, validation=None, levels=None):
   """Returns the block that says what came out, where it is, and what is next.
 
   Args:
@@ -349,11 +341,11 @@ def end_block(
     step: the global step reached.
     seconds: duration of this process's run.
     validation: metrics of the last validation, or `None`.
-    label_entropy: as in `start_block`.
+    levels: as in `start_block`.
   """
   rows = [('step', f'{step:,}, after {duration_text(seconds)}')]
   if validation:
-    rows.append(('validation', losses_text(validation, label_entropy)))
+    rows.append(('validation', losses_text(validation, levels)))
   checkpoint = tf.train.latest_checkpoint(model_dir)
   rows += [
     ('weights', checkpoint or 'no checkpoint'),
@@ -379,11 +371,20 @@ def end_block(
   return block('done', rows)
 
 
-def losses_text(metrics, label_entropy=None):
+def floor_text(levels):
+  """Returns what the losses of a validation are read against, in words."""
+  return (
+    f'{levels.unigram_entropy:.4f} nats: the unigram entropy of the validation '
+    f'labels, which a model has to beat; below {levels.context_free_loss:.4f} '
+    'it reads the text around a token'
+  )
+
+
+def losses_text(metrics, levels=None):
   """Returns the losses of a validation in words.
 
   Example:
-    losses_text({'validation_loss': 5.0, 'masked_lm_accuracy': 0.2}, 6.0)
+    losses_text({'validation_loss': 5.0, 'masked_lm_accuracy': 0.2}, levels)
     # 'loss 5.0000 on full sequences (accuracy 0.200), 1.0000 below the floor'
   """
   loss = number(metrics['validation_loss'])
@@ -393,9 +394,10 @@ def losses_text(metrics, label_entropy=None):
     dropping = number(metrics['lm_example_loss_dropping'])
     gap = number(metrics['full_sequence_gap'])
     parts.append(f'{dropping:.4f} with dropping (gap {gap:+.4f})')
-  if label_entropy is not None:
-    side = 'below' if loss < label_entropy else 'above'
-    parts.append(f'{abs(label_entropy - loss):.4f} {side} the floor')
+  if levels is not None:
+    below = levels.unigram_entropy - loss
+    side = 'below' if below > 0 else 'above'
+    parts.append(f'{abs(below):.4f} {side} the floor')
   return ', '.join(parts)
 
 

@@ -39,7 +39,13 @@ from tokendrop_tf import (
   train,
 )
 from tokendrop_tf import task as task_lib
-from tokendrop_tf.data import build_vocab, checks, loader, text_files
+from tokendrop_tf.data import (
+  build_vocab,
+  checks,
+  label_levels,
+  loader,
+  text_files,
+)
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 GIN_FILE = 'quickstart.gin'
@@ -541,11 +547,7 @@ def show_results(flags, plan: Plan, began: float) -> None:
   task = trained.params.task
   summary = quickstart_results.summarize(
     runs,
-    loader.label_entropy(task.validation_data, task.vocabulary),
-    quickstart_results.context_free_loss(
-      quickstart_results.label_shares(task),
-      len(trained.vocabulary.ordinary_ids),
-    ),
+    label_levels.read_label_levels(task.validation_data, task.vocabulary),
   )
   summary.update(
     corpus=plan.corpus,

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import tokendrop_tf
 from tokendrop_tf import errors, fill_mask, progress, report, step_cost
-from tokendrop_tf.data import loader, masking
+from tokendrop_tf.data import label_levels, loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Below the unigram entropy by less than this, a model knows little more than
@@ -27,7 +27,6 @@ NUM_PASSAGES = 5
 NUM_SENTENCES = 2
 MAX_SCATTERED_TOKENS = 1200
 _ROWS_TO_CHOOSE_FROM = 200
-_BATCHES_TO_COUNT = 128
 
 # What the model is asked about the embedded text.
 SENTENCES = (
@@ -91,27 +90,25 @@ class Run:
     )
 
 
-def summarize(
-  runs: Sequence[Run], unigram_entropy: float, context_free_loss: float
-) -> dict:
+def summarize(runs: Sequence[Run], levels: label_levels.LabelLevels) -> dict:
   """Returns the comparison of two runs, as `summary.json` holds it.
 
   Args:
     runs: the plain run and the token-dropping run.
-    unigram_entropy: of the validation labels, in nats.
-    context_free_loss: see `context_free_loss`.
+    levels: of the validation labels.
 
   Returns:
     dict of `unigram_entropy`; `context_free_loss`; `loss_to_beat`, which both
     arms must reach or `is_comparison_empty`; `arms`, one dict a run; `ratios`
     of the second arm to the first.
   """
+  unigram_entropy = levels.unigram_entropy
   arms = [_summarize_arm(run, unigram_entropy) for run in runs]
   first, second = arms
   loss_to_beat = unigram_entropy - LEAST_NATS_LEARNED
   return {
     'unigram_entropy': unigram_entropy,
-    'context_free_loss': context_free_loss,
+    'context_free_loss': levels.context_free_loss,
     'loss_to_beat': loss_to_beat,
     'is_comparison_empty': any(
       arm['validation_loss'] > loss_to_beat for arm in arms
@@ -127,55 +124,6 @@ def summarize(
       )
     },
   }
-
-
-def context_free_loss(shares: np.ndarray, num_ordinary: int) -> float:
-  """Returns the least loss of a model that sees no token but the masked one.
-
-  A label position shows [MASK], or a token that is the label or any other with
-  equal chance. Where it shows [MASK], such a model can do no better than the
-  entropy H(y) of the labels; where it shows a token x, no better than H(y | x):
-
-      loss = 0.8 H(y) + 0.2 H(y | x),  H(y | x) = H(y) + H(x | y) - H(x)
-
-  A loss above this is reached without a look at the text around a token.
-
-  Args:
-    shares: of every token among the labels, [V], sum 1.
-    num_ordinary: tokens that a random replacement is drawn from.
-  """
-  seen = 1.0 - masking.MASK_SHARE
-  other = masking.RANDOM_SHARE / seen / num_ordinary
-  shown = 1.0 - masking.RANDOM_SHARE / seen
-  labels = _entropy(shares)
-  token_of_label = _entropy(np.array([shown + other])) + (
-    num_ordinary - 1
-  ) * _entropy(np.array([other]))
-  # Labels are ordinary tokens, and every other ordinary token can be drawn.
-  drawn_only = num_ordinary - np.count_nonzero(shares)
-  token = _entropy(shown * shares[shares > 0] + other) + (
-    drawn_only * _entropy(np.array([other]))
-  )
-  return masking.MASK_SHARE * labels + seen * (labels + token_of_label - token)
-
-
-def _entropy(shares: np.ndarray) -> float:
-  shares = shares[shares > 0]
-  return float(-np.sum(shares * np.log(shares)))
-
-
-def label_shares(task) -> np.ndarray:
-  """Returns how often every token is a validation label, [V], sum 1."""
-  counts = np.zeros(task.model.vocab_size)
-  for batch in loader.load_dataset(task.validation_data, task.vocabulary).take(
-    _BATCHES_TO_COUNT
-  ):
-    counts += np.bincount(
-      batch['masked_lm_ids'].numpy().ravel(),
-      weights=batch['masked_lm_weights'].numpy().ravel(),
-      minlength=len(counts),
-    )
-  return counts / max(counts.sum(), 1.0)
 
 
 def _summarize_arm(run: Run, unigram_entropy: float) -> dict:

@@ -268,46 +268,6 @@ def test_options_are_deterministic_without_automatic_sharding(numbered_text):
   )
 
 
-def test_entropy_of_equally_frequent_labels_is_the_log_of_their_number(
-  tmp_path, numbered_text
-):
-  """At rate 1 every word is a label once: H = log(number of words)."""
-  entropy = loader.label_entropy(
-    numbered_text.config(
-      is_training=False, mask_rate=1.0, max_predictions_per_seq=14
-    ),
-    numbered_text.vocabulary,
-  )
-  assert entropy == pytest.approx(
-    math.log(len(numbered_text.words.ordinary_ids))
-  )
-
-
-def test_entropy_of_a_known_distribution(tmp_path, numbered_text):
-  """Three words in four are n0: H = log 4 - 3/4 log 3."""
-  path = tmp_path / 'text.txt'
-  path.write_text('n0 n0 n0 n1 ' * 100)
-  entropy = loader.label_entropy(
-    numbered_text.config(
-      input_path=str(path),
-      is_training=False,
-      mask_rate=1.0,
-      max_predictions_per_seq=14,
-    ),
-    numbered_text.vocabulary,
-  )
-  assert entropy == pytest.approx(math.log(4) - 0.75 * math.log(3))
-
-
-def test_entropy_reads_no_further_than_it_needs(numbered_text, monkeypatch):
-  monkeypatch.setattr(loader, 'MAX_ENTROPY_LABELS', 40)
-  entropy = loader.label_entropy(
-    numbered_text.config(is_training=False), numbered_text.vocabulary
-  )
-  # All different; the batch that reaches 40 has 12 slots at most.
-  assert math.log(40) <= entropy <= math.log(52)
-
-
 def test_real_text_is_read_as_documents(real_text, tmp_path, numbered_text):
   path = tmp_path / 'vocab.txt'
   letters = 'abcdefghijklmnopqrstuvwxyz0123456789'

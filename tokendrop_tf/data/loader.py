@@ -1,6 +1,5 @@
 """Pretraining batches for the trainer, from text or from TFRecords."""
 
-import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs
@@ -9,9 +8,7 @@ from tokendrop_tf.data import examples, positions, records, streams
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.data.checks import check_dataset
 
-__all__ = ['check_dataset', 'label_entropy', 'load_dataset']
-
-MAX_ENTROPY_LABELS = 2_000_000
+__all__ = ['check_dataset', 'load_dataset']
 
 
 def load_dataset(
@@ -138,40 +135,6 @@ def _source_files(config) -> tuple[str, ...]:
   if config.tfds_name:
     return ()
   return records.record_files(config) or corpus_lib.open_corpus(config).paths
-
-
-def label_entropy(
-  config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
-) -> float:
-  """Returns the unigram entropy of the labels, in nats.
-
-  This is the loss of a model that knows how frequent every token is and looks
-  at nothing else: the floor that a trained model has to go below.
-
-      H = -sum over v of p[v] log p[v],  p[v] the share of label v
-
-  Args:
-    config: the validation data; at most its first `MAX_ENTROPY_LABELS` labels
-      are counted.
-    vocabulary: the vocabulary section.
-
-  Example:
-    label_entropy(params.task.validation_data, params.task.vocabulary)  # 6.1
-  """
-  words = vocabulary_lib.Vocabulary.from_file(
-    vocabulary.path, vocabulary.lower_case
-  )
-  counts = np.zeros(words.size, np.float64)
-  for batch in load_dataset(config, vocabulary):
-    counts += np.bincount(
-      batch['masked_lm_ids'].numpy().ravel(),
-      weights=batch['masked_lm_weights'].numpy().ravel(),
-      minlength=words.size,
-    )
-    if counts.sum() >= MAX_ENTROPY_LABELS:
-      break
-  shares = counts[counts > 0] / counts.sum()
-  return float(-np.sum(shares * np.log(shares)))
 
 
 def _live(config, words, first_row, counts) -> tf.data.Dataset:

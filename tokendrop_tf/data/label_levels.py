@@ -1,0 +1,97 @@
+"""Losses that need no model: what a validation loss is read against.
+
+Letter: V vocabulary.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tokendrop_tf import configs
+from tokendrop_tf.data import loader, masking
+from tokendrop_tf.data import vocabulary as vocabulary_lib
+
+MAX_LABELS = 2_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelLevels:
+  """Two losses that can be reached without a look at the text.
+
+  Attributes:
+    unigram_entropy: of a model that knows how frequent every token is, in nats.
+    context_free_loss: of one that also looks at the masked position itself,
+      which may show its own token; below it, a model uses the context.
+  """
+
+  unigram_entropy: float
+  context_free_loss: float
+
+
+def read_label_levels(
+  config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
+) -> LabelLevels:
+  """Counts the labels of a data set and returns their levels.
+
+  Args:
+    config: the validation data; at most its first `MAX_LABELS` labels are
+      counted.
+    vocabulary: the vocabulary section.
+
+  Example:
+    read_label_levels(params.task.validation_data, params.task.vocabulary)
+    # LabelLevels(unigram_entropy=6.1, context_free_loss=5.6)
+  """
+  words = vocabulary_lib.Vocabulary.from_file(
+    vocabulary.path, vocabulary.lower_case
+  )
+  counts = np.zeros(words.size, np.float64)
+  for batch in loader.load_dataset(config, vocabulary):
+    counts += np.bincount(
+      batch['masked_lm_ids'].numpy().ravel(),
+      weights=batch['masked_lm_weights'].numpy().ravel(),
+      minlength=words.size,
+    )
+    if counts.sum() >= MAX_LABELS:
+      break
+  shares = counts / counts.sum()
+  return LabelLevels(
+    unigram_entropy=entropy(shares),
+    context_free_loss=context_free_loss(shares, len(words.ordinary_ids)),
+  )
+
+
+def context_free_loss(shares: np.ndarray, num_ordinary: int) -> float:
+  """Returns the least loss of a model that sees no token but the masked one.
+
+  A label position shows [MASK], or a token that is the label or any other with
+  equal chance. Where it shows [MASK], such a model can do no better than the
+  entropy H(y) of the labels; where it shows a token x, no better than H(y | x):
+
+      loss = 0.8 H(y) + 0.2 H(y | x),  H(y | x) = H(y) + H(x | y) - H(x)
+
+  A loss above this is reached without a look at the text around a token.
+
+  Args:
+    shares: of every token among the labels, [V], sum 1.
+    num_ordinary: tokens that a random replacement is drawn from.
+  """
+  seen = 1.0 - masking.MASK_SHARE
+  other = masking.RANDOM_SHARE / seen / num_ordinary
+  shown = 1.0 - masking.RANDOM_SHARE / seen
+  labels = entropy(shares)
+  token_of_label = entropy(np.array([shown + other])) + (
+    num_ordinary - 1
+  ) * entropy(np.array([other]))
+  # Labels are ordinary tokens, and every other ordinary token can be drawn.
+  drawn_only = num_ordinary - np.count_nonzero(shares)
+  token = entropy(shown * shares[shares > 0] + other) + (
+    drawn_only * entropy(np.array([other]))
+  )
+  return masking.MASK_SHARE * labels + seen * (labels + token_of_label - token)
+
+
+def entropy(shares: np.ndarray) -> float:
+  """Returns -sum of p log p over the shares p above 0, in nats."""
+  shares = shares[shares > 0]
+  return float(-np.sum(shares * np.log(shares)))
