@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_exports
 import uvicorn
 
@@ -23,10 +24,10 @@ FILL_MASK = '/v1/models/fill_mask'
 
 
 @contextlib.contextmanager
-def running(models):
+def running(models, limits=LIMITS):
   """Serves on a free port in a thread; gives the port."""
   app = application.build_application(
-    models, LIMITS, batching.BatchingSettings(max_batch_size=8)
+    models, limits, batching.BatchingSettings(max_batch_size=8)
   )
   server = uvicorn.Server(uvicorn.Config(app, log_level='critical'))
   with socket.create_server(('127.0.0.1', 0)) as listener:
@@ -394,3 +395,32 @@ def test_a_defect_is_an_internal_error_of_one_request():
     assert code == 500
     assert answer == {'error': "KeyError: 'a defect'"}
     assert send(port, 'GET', '/v1/models/broken')[0] == 200
+
+
+class _Slow:
+  """A model that computes until it is let go."""
+
+  name, version = 'slow', 1
+
+  def __init__(self):
+    self.may_end = threading.Event()
+
+  def input_specs(self, signature):
+    return {'text': tf.TensorSpec([None], tf.string)}
+
+  def predict(self, signature, inputs):
+    self.may_end.wait(20)
+    return {'score': np.ones(len(inputs['text']), np.float32)}
+
+
+def test_a_request_that_takes_too_long_is_given_up():
+  model = _Slow()
+  limits = application.Limits(timeout_seconds=0.2)
+  with running([model], limits) as port:
+    path = '/v1/models/slow'
+    code, answer = predict(port, path, {'instances': ['a']})
+    assert code == 504
+    assert answer == {'error': 'Timed out waiting for notification'}
+    model.may_end.set()
+    code, answer = predict(port, path, {'instances': ['a']})
+    assert (code, answer) == (200, {'predictions': [1.0]})

@@ -1,5 +1,6 @@
 """The HTTP interface: what TF Serving's REST interface takes and answers."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -41,10 +42,12 @@ class Limits:
   Attributes:
     max_request_bytes: of a body, as sent and uncompressed.
     max_instances: rows of one request.
+    timeout_seconds: after which a request is given up.
   """
 
   max_request_bytes: int = 4 * 2**20
   max_instances: int = 1024
+  timeout_seconds: float = 120.0
 
 
 class RestInterface:
@@ -113,7 +116,15 @@ class RestInterface:
       document, model.input_specs(signature)
     )
     self._check_rows(inputs)
-    outputs = await self._batchers[model.name].submit(signature, inputs)
+    try:
+      outputs = await asyncio.wait_for(
+        self._batchers[model.name].submit(signature, inputs),
+        self._limits.timeout_seconds,
+      )
+    except asyncio.TimeoutError as error:
+      raise status.RequestError(
+        'Timed out waiting for notification', 504
+      ) from error
     return json_tensors.write_tensors(outputs, form)
 
   def _check_rows(self, inputs):

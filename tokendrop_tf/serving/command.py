@@ -62,7 +62,9 @@ def build_server(models, flags) -> uvicorn.Server:
   """Returns the server that `main` runs."""
   app = application.build_application(
     models,
-    application.Limits(flags.max_request_bytes, flags.max_instances),
+    application.Limits(
+      flags.max_request_bytes, flags.max_instances, flags.timeout_seconds
+    ),
     batching.BatchingSettings(
       flags.max_batch_size,
       flags.batch_timeout_ms / 1000,
@@ -131,8 +133,15 @@ def _parse(arguments):
     help='How long an incomplete batch waits for more rows while the model is '
     'idle, in milliseconds. Default %(default)s.',
   )
+  parser.add_argument(
+    '--timeout_seconds',
+    type=float,
+    default=120.0,
+    help='After which a request is given up with a 504. Default %(default)s.',
+  )
   flags = parser.parse_args(arguments)
   least = dict.fromkeys(numbers, 1) | {'--port': 0, '--batch_timeout_ms': 0}
+  least['--timeout_seconds'] = 1
   for name, value in least.items():
     received = getattr(flags, name.removeprefix('--'))
     if received < value:
