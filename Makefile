@@ -22,7 +22,7 @@ PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-hugging-face lint format constraints wheel clean
+.PHONY: help install quickstart test test-faults test-hugging-face lint format constraints wheel clean
 
 help:
 	@echo 'make quickstart   train twice, plainly and with token dropping, and compare'
@@ -30,6 +30,7 @@ help:
 	@echo '                  QUICKSTART_MINUTES=60    a longer, better run (default 10)'
 	@echo '                  OUTPUT=runs/mine         where it lies (default runs/quickstart)'
 	@echo 'make test         lint, then every test'
+	@echo 'make test-faults  kill, starve and damage trainings: half an hour'
 	@echo 'make test-hugging-face'
 	@echo '                  compare the Hugging Face export with transformers and PyTorch,'
 	@echo '                  which it installs into .venv-hf: about 6 GB'
@@ -81,6 +82,10 @@ test: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check --quiet .
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m pytest
+
+# What docs/reliability.md promises, tried at length.
+test-faults: $(STAMP)
+	@$(VENV_PYTHON) -m pytest -m faults -s tests/faults
 
 # transformers and PyTorch have an environment of their own: they need nothing of
 # TensorFlow, and nothing here needs them.

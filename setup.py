@@ -39,6 +39,7 @@ EXTRAS_REQUIRE = {
   # pip and what builds packages are pinned too, so that a release of theirs
   # cannot break an installation.
   'dev': [
+    'hypothesis>=6.100',
     'pip>=25.3',
     'pytest>=8.0',
     'ruff>=0.14',

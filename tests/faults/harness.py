@@ -124,6 +124,11 @@ class TinyRun:
     history = self.history()
     return history[-1]['step'] if history else 0
 
+  def newest_checkpoint(self):
+    """Returns the step of the newest complete checkpoint, 0 without one."""
+    paths = pathlib.Path(self.model_dir).glob('ckpt-*.index')
+    return max((int(path.stem.split('-')[1]) for path in paths), default=0)
+
   def history(self):
     """Returns the lines of `metrics.jsonl` without what the clock decides."""
     path = pathlib.Path(self.model_dir) / 'metrics.jsonl'
@@ -175,6 +180,26 @@ def assert_same_result(run, other, step=60):
   assert run.history() == other.history()
   assert run.curves() == other.curves()
   assert run.curves()
+
+
+def run_module(module, arguments):
+  """Runs a console module to its end; returns what it printed."""
+  return subprocess.run(
+    [sys.executable, '-m', module, *arguments],
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+
+
+def resident_megabytes(pid):
+  """Returns the resident memory of a process, `nan` once it has ended."""
+  try:
+    status = pathlib.Path(f'/proc/{pid}/status').read_text()
+  except OSError:
+    return float('nan')
+  lines = [line for line in status.splitlines() if line.startswith('VmRSS')]
+  return int(lines[0].split()[1]) / 1024 if lines else float('nan')
 
 
 def _is_clocked(name):
