@@ -8,6 +8,7 @@ import re
 import shutil
 import string
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tokendrop_tf import configs, run_folder, train
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import command, load_model
+from tokendrop_tf.finetuning import models
 
 _SETTINGS = (
   'model.num_layers = 3',
@@ -165,3 +167,63 @@ def live_outputs(exported_run, features, masked_positions):
     'first_layer': outputs['encoder_outputs'][0].numpy(),
     'mlm_logits': logits.numpy(),
   }
+
+
+def _finetuned(kind, model, label_names=()):
+  """Returns a fine-tuned model as `load_model` gives it."""
+  vocabulary = vocabulary_lib.Vocabulary(
+    (*vocabulary_lib.SPECIAL_TOKENS, *map(str, range(395)))
+  )
+  return load_model.LoadedModel(
+    kind=kind,
+    model=model,
+    encoder=model.encoder_network,
+    masked_lm=None,
+    vocabulary=vocabulary,
+    model_config=_FINETUNED_MODEL,
+    params=None,
+    finetuned=types.SimpleNamespace(label_names=label_names),
+    seq_length=20,
+  )
+
+
+_FINETUNED_MODEL = configs.ModelConfig(
+  vocab_size=400,
+  hidden_size=16,
+  num_layers=2,
+  num_attention_heads=2,
+  intermediate_size=24,
+  max_position_embeddings=24,
+  initializer_range=0.5,
+)
+
+
+@pytest.fixture(scope='session')
+def finetuned_models() -> dict[str, load_model.LoadedModel]:
+  """One fine-tuned model of every kind, weights random."""
+
+  def encoder():
+    return task_lib.build_encoder(
+      _FINETUNED_MODEL,
+      configs.TokenDropConfig(policy='none'),
+      vocabulary_lib.Vocabulary(vocabulary_lib.SPECIAL_TOKENS),
+    )
+
+  loaded = [
+    _finetuned(
+      load_model.CLASSIFICATION,
+      models.SentenceClassifier(encoder(), num_classes=3),
+      ('no', 'yes', 'maybe'),
+    ),
+    _finetuned(
+      load_model.REGRESSION, models.SentenceClassifier(encoder(), num_classes=1)
+    ),
+    _finetuned(load_model.QUESTION_ANSWERING, models.SpanLabeler(encoder())),
+  ]
+  draw = np.random.default_rng(11)
+  for model in loaded:
+    for variable in model.model.variables:
+      variable.assign_add(
+        draw.normal(size=variable.shape, scale=0.1).astype(np.float32)
+      )
+  return {model.kind: model for model in loaded}

@@ -39,6 +39,7 @@ def main(request, answer):
   answers |= use_preprocessor(preprocessor, texts)
   cased = hub.load(str(request['cased_preprocessor'])).tokenize(texts)
   answers['cased_ids'] = cased.values.numpy()
+  answers['gradient'] = embedding_gradient(hub.load(encoder_path), features)
   answers['cased_lengths'] = cased.row_lengths().numpy()
   answers |= train(encoder_path, preprocessor, texts[:4])
   np.savez(answer, **answers)
@@ -64,6 +65,14 @@ def use_encoder(encoder, features, positions):
     'do_lower_case': encoder.do_lower_case,
     'num_positions': longest(encoder),
   }
+
+
+def embedding_gradient(encoder, features):
+  """Returns the gradient of a sum of outputs by the position embeddings."""
+  [table] = [v for v in encoder.variables if 'position_embedding' in v.name]
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_sum(encoder(features)['sequence_output'][:, :, 0] ** 2)
+  return tf.convert_to_tensor(tape.gradient(loss, table))
 
 
 def longest(encoder):

@@ -26,6 +26,8 @@ def stock_task(folder, experiment):
   params = exp_factory.get_exp_config(experiment)
   params.override(yaml.safe_load((folder / 'encoder.yaml').read_text()))
   params.task.init_checkpoint = str(folder)
+  if experiment == 'bert/sentence_prediction':
+    params.task.model.num_classes = 2
   return task_factory.get_task(params.task)
 
 

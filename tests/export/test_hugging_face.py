@@ -13,7 +13,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from tokendrop_tf import errors
-from tokendrop_tf.export import hugging_face
+from tokendrop_tf.export import hugging_face, hugging_face_weights
 
 # Parameters of transformers' BERT without and with a pooler.
 _LAYER = (
@@ -198,6 +198,63 @@ def test_bert_computed_from_the_files_is_the_live_model(
   )
 
 
+@pytest.fixture(scope='module')
+def finetuned_folders(finetuned_models, tmp_path_factory):
+  """The Hugging Face folder of every kind of fine-tuned model."""
+  folders = {}
+  for kind, loaded in finetuned_models.items():
+    folders[kind] = tmp_path_factory.mktemp(kind)
+    hugging_face.write_folder(loaded, str(folders[kind]))
+  return folders
+
+
+def read(folder):
+  data = (folder / 'model.safetensors').read_bytes()
+  return safetensors_numpy.load(data)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'labels'),
+  [('classification', ['no', 'yes', 'maybe']), ('regression', ['LABEL_0'])],
+)
+def test_sentence_heads_computed_from_the_files_are_the_live_ones(
+  kind, labels, finetuned_folders, finetuned_models, features
+):
+  tensors = read(finetuned_folders[kind])
+  bert = NumpyBert(tensors, num_heads=2, prefix='bert.')
+  pooled = bert.pooled_output(bert.sequence_output(**features))
+  live = finetuned_models[kind].model(features)
+  np.testing.assert_allclose(bert.dense('classifier', pooled), live, atol=1e-4)
+  config = json.loads((finetuned_folders[kind] / 'config.json').read_text())
+  assert config['architectures'] == ['BertForSequenceClassification']
+  assert list(config['id2label'].values()) == labels
+  assert list(config['label2id']) == labels
+
+
+def test_span_heads_computed_from_the_files_are_the_live_ones(
+  finetuned_folders, finetuned_models, features
+):
+  tensors = read(finetuned_folders['question_answering'])
+  assert not any('pooler' in name for name in tensors)
+  bert = NumpyBert(tensors, num_heads=2, prefix='bert.')
+  logits = bert.dense('qa_outputs', bert.sequence_output(**features))
+  live = finetuned_models['question_answering'].model(features)
+  for part in (0, 1):
+    np.testing.assert_allclose(logits[..., part], live[part], atol=1e-4)
+
+
+def test_an_encoder_can_be_taken_from_a_fine_tuned_folder(
+  finetuned_folders, finetuned_models
+):
+  live = finetuned_models['question_answering'].encoder
+  weights = hugging_face_weights.HuggingFaceWeights(
+    str(finetuned_folders['question_answering'])
+  )
+  np.testing.assert_array_equal(
+    weights['encoder/_pooler_layer/kernel'], live.pooler_layer.kernel
+  )
+
+
 @pytest.mark.parametrize(
   ('change', 'received'),
   [
@@ -237,7 +294,14 @@ def transformers_python():
 
 @pytest.mark.hugging_face
 def test_transformers_load_it_and_agree(
-  folder, features, masked_positions, live_outputs, trained_vocabulary, tmp_path
+  folder,
+  finetuned_folders,
+  finetuned_models,
+  features,
+  masked_positions,
+  live_outputs,
+  trained_vocabulary,
+  tmp_path,
 ):
   python = transformers_python()
   texts = ['returns a list of strings', 'Éléphant: naïve (coöperation)!']
@@ -245,6 +309,7 @@ def test_transformers_load_it_and_agree(
     tmp_path / 'request.npz',
     folder=str(folder),
     texts=np.array(texts),
+    **{kind: str(path) for kind, path in finetuned_folders.items()},
     **features,
   )
   script = pathlib.Path(__file__).with_name('use_transformers.py')
@@ -261,9 +326,23 @@ def test_transformers_load_it_and_agree(
   )
   assert done.returncode == 0, done.stderr
   answers = dict(np.load(tmp_path / 'answer.npz'))
-  for name in ('BertModel', 'BertForMaskedLM', 'AutoModelForMaskedLM'):
-    assert answers[f'{name}.missing'].tolist() == []
-    assert answers[f'{name}.unexpected'].tolist() == []
+  loads = [
+    name for name in answers if name.endswith(('.missing', '.unexpected'))
+  ]
+  assert len(loads) == 2 * 8
+  for name in loads:
+    assert answers[name].tolist() == [], name
+  for kind in ('classification', 'regression'):
+    live = finetuned_models[kind].model(features)
+    np.testing.assert_allclose(answers[kind], live, atol=1e-4)
+  live = finetuned_models['question_answering'].model(features)
+  is_token = features['input_mask'].astype(bool)
+  for part in (0, 1):
+    np.testing.assert_allclose(
+      answers['question_answering'][part][is_token],
+      live[part].numpy()[is_token],
+      atol=1e-4,
+    )
   for name in ('sequence_output', 'pooled_output'):
     is_token = features['input_mask'][..., np.newaxis].astype(bool)
     if name == 'pooled_output':

@@ -137,6 +137,17 @@ def test_training_through_keras_layer_reaches_every_weight(answers):
   assert moved[answers['gradient_norms'] > 1e-4].all()
 
 
+def test_gradients_are_those_of_the_live_model(answers, exported_run, features):
+  encoder = exported_run.loaded.encoder
+  [table] = [v for v in encoder.variables if 'position_embedding' in v.name]
+  with tf.GradientTape() as tape:
+    outputs = encoder(features, training=False)
+    loss = tf.reduce_sum(outputs['sequence_output'][:, :, 0] ** 2)
+  expected = tf.convert_to_tensor(tape.gradient(loss, table))
+  np.testing.assert_allclose(answers['gradient'], expected, atol=1e-3)
+  assert np.abs(answers['gradient']).max() > 1e-2
+
+
 def test_training_drops_out(answers):
   assert answers['dropout'].max() > 1e-3
 

@@ -24,8 +24,8 @@ def main(request, answer):
     model, info = getattr(transformers, name).from_pretrained(
       path, output_loading_info=True
     )
-    answers[f'{name}.missing'] = sorted(info['missing_keys'])
-    answers[f'{name}.unexpected'] = sorted(info['unexpected_keys'])
+    answers[f'{path}.{name}.missing'] = sorted(info['missing_keys'])
+    answers[f'{path}.{name}.unexpected'] = sorted(info['unexpected_keys'])
     return model.eval()
 
   with torch.no_grad():
@@ -33,7 +33,17 @@ def main(request, answer):
     answers['sequence_output'] = outputs.last_hidden_state.numpy()
     answers['pooled_output'] = outputs.pooler_output.numpy()
     answers['logits'] = load('BertForMaskedLM', folder)(**inputs).logits.numpy()
+    for kind in ('classification', 'regression'):
+      model = load('BertForSequenceClassification', str(request[kind]))
+      answers[kind] = model(**inputs).logits.numpy()
+    spans = load('BertForQuestionAnswering', str(request['question_answering']))
+    outputs = spans(**inputs)
+    answers['question_answering'] = np.stack(
+      [outputs.start_logits.numpy(), outputs.end_logits.numpy()]
+    )
   load('AutoModelForMaskedLM', folder)
+  for kind in ('classification', 'question_answering'):
+    load('BertModel', f'{request[kind]}/encoder')
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   texts = request['texts'].tolist()
   answers['ids'] = tokenizer(texts, padding=True)['input_ids']

@@ -14,12 +14,15 @@ import json
 import os
 
 import tensorflow as tf
+import tf_keras
+from official.modeling import tf_utils
+from official.nlp.configs import encoders
 from official.nlp.modeling import layers as garden_layers
 from official.nlp.tools import export_tfhub_lib
 
 from tokendrop_tf import init_weights
 from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import load_model, variable_tree
+from tokendrop_tf.export import checkpoint, load_model, variable_tree
 
 ENCODER_FOLDER = 'encoder'
 PREPROCESSOR_FOLDER = 'preprocessor'
@@ -62,21 +65,23 @@ def write_encoder(
     vocabulary_path: file that travels with it as an asset.
     folder: where the SavedModel is written.
   """
-  variables = variable_tree.exported_variables(loaded)
-  root = _Callable(_encoder_function(loaded.encoder))
+  encoder, masked_lm = _stock_layers(loaded)
+  variables = {
+    name: _variable_at({'encoder': encoder, 'masked_lm': masked_lm}, name)
+    for name in variable_tree.exported_variables(loaded)
+  }
+  root = _Callable(_encoder_function(encoder))
   variable_tree.add_tree(root, variables)
   root.set_weights(
     variable
     for name, variable in variables.items()
     if name.startswith('encoder/')
   )
-  if loaded.masked_lm is not None:
-    root.mlm = _Callable(_masked_lm_function(loaded))
+  if masked_lm is not None:
+    root.mlm = _Callable(_masked_lm_function(encoder, masked_lm))
     root.mlm.set_weights(variables.values())
   _add_vocabulary(root, loaded.vocabulary, vocabulary_path)
-  tf.saved_model.save(
-    root, folder, signatures={SIGNATURE: _signature(loaded.encoder)}
-  )
+  tf.saved_model.save(root, folder, signatures={SIGNATURE: _signature(encoder)})
   config = {
     'model': loaded.model_config.as_dict(),
     'lower_case': loaded.vocabulary.lower_case,
@@ -85,6 +90,43 @@ def write_encoder(
     os.path.join(folder, init_weights.ENCODER_CONFIG_FILE),
     json.dumps(config, indent=2) + '\n',
   )
+
+
+def _stock_layers(loaded):
+  """Returns the Model Garden's encoder and masked-LM head with the weights.
+
+  They compute the same. But whoever trains a SavedModel differentiates and
+  distributes it in ways of their own: it holds stock operations only, none that
+  our training step has of its own for speed.
+  """
+  encoder = encoders.build_encoder(
+    encoders.EncoderConfig(
+      type='bert', bert=checkpoint.stock_encoder_config(loaded.model_config)
+    )
+  )
+  outputs = encoder(encoder.inputs)
+  masked_lm = None
+  if loaded.masked_lm is not None:
+    masked_lm = garden_layers.MaskedLM(
+      embedding_table=encoder.get_embedding_table(),
+      activation=tf_utils.get_activation(loaded.model_config.mlm_activation),
+    )
+    masked_lm(
+      outputs['sequence_output'], tf_keras.Input(shape=(None,), dtype=tf.int32)
+    )
+  layers = {'encoder': encoder, 'masked_lm': masked_lm}
+  for name, variable in variable_tree.exported_variables(loaded).items():
+    _variable_at(layers, name).assign(variable)
+  return encoder, masked_lm
+
+
+def _variable_at(layers, path):
+  """Returns the variable at a path of attributes, as checkpoints name them."""
+  first, *rest = path.split('/')
+  item = layers[first]
+  for name in rest:
+    item = tf.train.TrackableView.children(item)[name]
+  return item
 
 
 def _input_specs(*more):
@@ -105,23 +147,18 @@ def _encoder_function(encoder):
 
 
 def _encode(encoder, inputs, training):
-  outputs = encoder(
-    {name: inputs[name] for name in _INPUTS},
-    training=training,
-    drop_tokens=False,
-  )
+  outputs = encoder({name: inputs[name] for name in _INPUTS}, training=training)
   outputs['default'] = outputs['pooled_output']
   return outputs
 
 
-def _masked_lm_function(loaded):
+def _masked_lm_function(encoder, masked_lm):
   @tf.function(autograph=False)
   def call(inputs, training=False):
-    outputs = _encode(loaded.encoder, inputs, training)
-    rows = tf.gather(
-      outputs['sequence_output'], inputs['masked_lm_positions'], batch_dims=1
+    outputs = _encode(encoder, inputs, training)
+    outputs['mlm_logits'] = masked_lm(
+      outputs['sequence_output'], inputs['masked_lm_positions']
     )
-    outputs['mlm_logits'] = loaded.masked_lm(rows)
     return outputs
 
   specs = _input_specs('masked_lm_positions')
