@@ -349,7 +349,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     rows = self._embedding_layer(features['input_word_ids'])
     rows += self._position_embedding_layer(rows, positions=order)
     rows += self._type_embedding_layer(features['input_type_ids'])
-    rows = self._embedding_norm_layer(rows)
+    rows = tf.cast(self._embedding_norm_layer(rows), self.compute_dtype)
     rows = random_seeds.dropout(rows, self._output_dropout_rate, seed)
     if self._embedding_projection is not None:
       rows = self._embedding_projection(rows)
@@ -409,6 +409,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
       outputs['pooled_output'] = self._pooler_layer(last[:, 0, :])
       if output_positions is not None:
         last = last[:, 1:]
+    last = tf.cast(last, tf.float32)  # as the stock encoder's
     outputs['sequence_output'] = last
     if keep_k is None and output_positions is None:
       outputs['encoder_outputs'] = all_rows + [last]

@@ -20,6 +20,7 @@ from official.nlp.tasks import masked_lm
 from tokendrop_tf import configs
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf import task as task_lib
+from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 STOCK = 'stock'
 _SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -158,6 +159,13 @@ def make_batch(
   if config.model.use_next_sentence_head:
     batch['next_sentence_labels'] = tf.zeros([batch_size, 1], tf.int32)
   return batch
+
+
+def read_vocabulary(
+  config: configs.VocabularyConfig,
+) -> vocabulary_lib.Vocabulary:
+  """Returns the configured vocabulary."""
+  return vocabulary_lib.Vocabulary.from_file(config.path, config.lower_case)
 
 
 def _random_ids(shape, seed, vocab_size):

@@ -7,6 +7,7 @@ would otherwise choose another one under XLA; dropout has a cheaper one there.
 
 import math
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
@@ -139,9 +140,16 @@ def _hashed_words(x, seed):
   the constants of C. Wellons' `lowbias32`; the seed enters before each round.
   """
   key = tf.bitcast(seed, tf.uint32)
-  word = tf.bitwise.bitwise_xor(_indices(x), key[0])
+  # Seeds that differ in a bit must not give keys that do.
+  first = _mixed(key[0])
+  second = _mixed(tf.bitwise.bitwise_xor(first, key[1]))
+  return _mixed(_with_indices(first, x.shape), second)
+
+
+def _mixed(word, key=None):
   word = _shift_xor(word, 16) * tf.constant(0x7FEB352D, tf.uint32)
-  word = tf.bitwise.bitwise_xor(word, key[1])
+  if key is not None:
+    word = tf.bitwise.bitwise_xor(word, key)
   word = _shift_xor(word, 15) * tf.constant(0x846CA68B, tf.uint32)
   return _shift_xor(word, 16)
 
@@ -152,20 +160,22 @@ def _shift_xor(word, places):
   )
 
 
-def _indices(x):
-  """Returns the index of every entry, uint32, built axis by axis.
+def _with_indices(word, shape):
+  """Returns `word` xor the index of every entry, uint32 of shape `shape`.
 
-  A range that is reshaped would be written to memory; sums of ranges are not.
+  Every axis has bits of its own in the index. They enter one by one, beginning
+  with a number that is not known in advance: constants among themselves would
+  be folded into a tensor of the full size.
   """
-  stride = 1
-  indices = tf.zeros([1] * x.shape.rank, tf.uint32)
-  for axis in reversed(range(x.shape.rank)):
-    places = tf.range(x.shape[axis], dtype=tf.int32) * stride
-    ones = [1] * x.shape.rank
-    ones[axis] = x.shape[axis]
-    indices += tf.reshape(tf.cast(places, tf.uint32), ones)
-    stride *= x.shape[axis]
-  return indices
+  bits_below = 0
+  word = tf.reshape(word, [1] * shape.rank)
+  for axis in reversed(range(shape.rank)):
+    places = np.arange(shape[axis], dtype=np.uint32) << np.uint32(bits_below)
+    sides = [1] * shape.rank
+    sides[axis] = shape[axis]
+    word = tf.bitwise.bitwise_xor(word, tf.constant(places.reshape(sides)))
+    bits_below += max(1, math.ceil(math.log2(shape[axis])))
+  return word
 
 
 def _keep_by_bytes(x, rate, seed):

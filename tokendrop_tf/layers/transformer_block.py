@@ -4,10 +4,10 @@ import math
 
 import tensorflow as tf
 import tf_keras
-from official.modeling import tf_utils
+from official.modeling import activations, tf_utils
 from official.nlp.modeling import layers
 
-from tokendrop_tf.layers import random_seeds
+from tokendrop_tf.layers import fused, random_seeds
 
 
 class _ScaledInitializer(tf_keras.initializers.Initializer):
@@ -87,32 +87,45 @@ class TransformerBlock(layers.TransformerEncoderBlock):
     self, inputs, key_value=None, attention_bias=None, training=False, seed=None
   ):
     seeds = self._dropout_seeds(training, seed)
+    dtype = self.compute_dtype
     # 1. Attention: from the rows to all that is seen.
-    query = self._attention_layer_norm(inputs) if self._norm_first else inputs
+    query = inputs
+    if self._norm_first:
+      query = fused.normalize(inputs, self._attention_layer_norm, dtype)
     if key_value is None:
       key_value = query
     elif self._norm_first:
-      key_value = self._attention_layer_norm(key_value)
+      key_value = fused.normalize(key_value, self._attention_layer_norm, dtype)
     attended = self._attend(
-      tf.cast(query, self.compute_dtype),
-      tf.cast(key_value, self.compute_dtype),
-      attention_bias,
-      seeds[0],
+      tf.cast(query, dtype), tf.cast(key_value, dtype), attention_bias, seeds[0]
     )
-    attended = random_seeds.dropout(
-      attended, self._output_dropout_rate, seeds[1]
-    )
-    # 2. Residual and normalization.
-    attended = inputs + attended
+    # 2. Residual, normalization, feed-forward; before or after each other.
     if self._norm_first:
-      return attended + self._feed_forward(
-        self._output_layer_norm(attended), seeds
-      )
-    attended = self._attention_layer_norm(attended)
-    # 3. Feed-forward, residual in float32 and normalization.
-    return self._output_layer_norm(
-      tf.cast(self._feed_forward(attended, seeds), tf.float32) + attended
+      return self._finish_norm_first(inputs, attended, seeds)
+    attended = fused.add_and_normalize(
+      inputs,
+      attended,
+      self._attention_layer_norm,
+      self._output_dropout_rate,
+      seeds[1],
+      dtype,
     )
+    return fused.add_and_normalize(
+      attended,
+      self._feed_forward(attended, training),
+      self._output_layer_norm,
+      self._output_dropout_rate,
+      seeds[2],
+      dtype,
+    )
+
+  def _finish_norm_first(self, inputs, attended, seeds):
+    rate = self._output_dropout_rate
+    rows = tf.cast(inputs, self.compute_dtype)
+    rows += random_seeds.dropout(attended, rate, seeds[1])
+    normal = fused.normalize(rows, self._output_layer_norm, self.compute_dtype)
+    output = self._feed_forward(normal, seeds[2] is not None)
+    return rows + random_seeds.dropout(output, rate, seeds[2])
 
   def _dropout_seeds(self, training, seed):
     if not training:
@@ -127,33 +140,30 @@ class TransformerBlock(layers.TransformerEncoderBlock):
     """Multi-head attention: [B, T, H], [B, S, H] -> [B, T, H]."""
     attention = self._attention_layer
     scale = 1.0 / math.sqrt(float(self._key_dim))
-    # [B, N, T, D], [B, N, S, D], [B, N, S, D]
-    query = self._heads(query, attention._query_dense) * scale
-    key = self._heads(key_value, attention._key_dense)
-    value = self._heads(key_value, attention._value_dense)
-    logits = tf.matmul(query, key, transpose_b=True)  # [B, N, T, S]
+    product = _einsum if random_seeds.is_compiled_by_xla() else _matmul
+    # [B, T, N, D] where compiled, which chooses the layout; else [B, N, T, D]
+    query = product.heads(query, attention._query_dense) * scale
+    key = product.heads(key_value, attention._key_dense)
+    value = product.heads(key_value, attention._value_dense)
+    logits = product.logits(query, key)  # [B, N, T, S]
     if attention_bias is not None:
       logits += tf.cast(attention_bias, logits.dtype)
-    probabilities = tf.nn.softmax(logits)
     probabilities = random_seeds.dropout(
-      probabilities, self._attention_dropout_rate, seed
+      tf.nn.softmax(logits), self._attention_dropout_rate, seed
     )
-    context = tf.matmul(probabilities, value)  # [B, N, T, D]
-    context = tf.transpose(context, [0, 2, 1, 3])  # [B, T, N, D]
-    return _project(context, attention._output_dense, axes=2)
+    context = product.context(probabilities, value)
+    return product.output(context, attention._output_dense)
 
-  def _heads(self, rows, dense):
-    """Projects [B, S, H] to heads, [B, N, S, D]."""
-    return tf.transpose(_project(rows, dense, axes=1), [0, 2, 1, 3])
-
-  def _feed_forward(self, rows, seeds):
+  def _feed_forward(self, rows, training):
     """[B, T, H] -> [B, T, H]"""
     rows = tf.cast(rows, self.compute_dtype)
     inner = _project(rows, self._intermediate_dense, axes=1)
-    inner = self._intermediate_activation_layer(inner)
-    inner = tf.cast(inner, self.compute_dtype)
-    output = _project(inner, self._output_dense, axes=1)
-    return random_seeds.dropout(output, self._output_dropout_rate, seeds[2])
+    if self._intermediate_activation_layer.activation is activations.gelu:
+      inner = fused.gelu(inner, training)
+    else:
+      inner = self._intermediate_activation_layer(inner)
+      inner = tf.cast(inner, self.compute_dtype)
+    return _project(inner, self._output_dense, axes=1)
 
   def get_config(self):
     return {
@@ -168,12 +178,61 @@ def _build_in_scope(layer, input_shape):
     layer.build(tf.TensorShape(input_shape))
 
 
+class _matmul:
+  """Attention as products of two dimensions and of batches: best on CPUs."""
+
+  @staticmethod
+  def heads(rows, dense):
+    """[B, S, H] -> [B, N, S, D]"""
+    return tf.transpose(_project(rows, dense, axes=1), [0, 2, 1, 3])
+
+  @staticmethod
+  def logits(query, key):
+    return tf.matmul(query, key, transpose_b=True)
+
+  @staticmethod
+  def context(probabilities, value):
+    """[B, N, T, S], [B, N, S, D] -> [B, T, N, D]"""
+    return tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
+
+  @staticmethod
+  def output(context, dense):
+    """[B, T, N, D] -> [B, T, H]"""
+    return _project(context, dense, axes=2)
+
+
+class _einsum:
+  """The same with axes left where they are: XLA then needs no copies."""
+
+  @staticmethod
+  def heads(rows, dense):
+    """[B, S, H] -> [B, S, N, D]"""
+    return tf.einsum('bsh,hnd->bsnd', rows, dense.kernel) + dense.bias
+
+  @staticmethod
+  def logits(query, key):
+    return tf.einsum('btnd,bsnd->bnts', query, key)
+
+  @staticmethod
+  def context(probabilities, value):
+    """[B, N, T, S], [B, S, N, D] -> [B, T, N, D]"""
+    return tf.einsum('bnts,bsnd->btnd', probabilities, value)
+
+  @staticmethod
+  def output(context, dense):
+    """[B, T, N, D] -> [B, T, H]"""
+    return tf.einsum('btnd,ndh->bth', context, dense.kernel) + dense.bias
+
+
 def _project(rows, dense, axes):
   """Contracts the last `axes` axes of `rows` with a dense layer's kernel.
 
-  One matrix product of two dimensions, whatever the kernel's shape.
+  One matrix product of two dimensions, whatever the kernel's shape; compiled by
+  XLA, no reshape is needed for it.
   """
   kernel = tf.convert_to_tensor(dense.kernel)
+  if random_seeds.is_compiled_by_xla() and axes == 1:
+    return tf.einsum('bsh,hi->bsi', rows, kernel) + dense.bias
   width = math.prod(kernel.shape[:axes])
   leading = tf.shape(rows)[: rows.shape.rank - axes]
   flat = tf.matmul(

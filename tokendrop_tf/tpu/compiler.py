@@ -51,7 +51,7 @@ def write_stablehlo(folder: pathlib.Path) -> str:
       if result['replaces_argument'] is not None
     }
     module = stablehlo.from_hlo((folder / HLO_FILE).read_bytes(), replaced)
-    path.write_text(str(module))
+    path.write_text(stablehlo.text_of(module))
     (folder / HLO_FILE).unlink()
   return path.read_text()
 

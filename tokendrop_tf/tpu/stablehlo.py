@@ -1,7 +1,5 @@
 """From TensorFlow's HLO to StableHLO. Needs JAX, not TensorFlow."""
 
-import re
-
 from jax._src.interpreters import mlir as jax_mlir
 from jaxlib import _jax
 from jaxlib.mlir import ir
@@ -28,7 +26,7 @@ def from_hlo(serialized: bytes, replaced: dict[int, int]) -> ir.Module:
     _mark_replaced(module, replaced)
   # Read again where nothing but StableHLO is known: what is left is portable.
   with jax_mlir.make_ir_context():
-    return ir.Module.parse(str(module))
+    return ir.Module.parse(text_of(module))
 
 
 def _remove_foreign(module):
@@ -69,7 +67,6 @@ def _mark_replaced(module, replaced):
   function.attributes['arg_attrs'] = ir.ArrayAttr.get(attributes)
 
 
-def result_types(module: ir.Module) -> list[str]:
-  """Returns the types of the module's results, for instance 'tensor<2xf32>'."""
-  match = re.search(r'@main\(.*?\) -> \((.*?)\) \{', str(module), re.S)
-  return re.findall(r'tensor<[^>]*>', match.group(1)) if match else []
+def text_of(module: ir.Module) -> str:
+  """Returns the module as text, with the names of TensorFlow's operations."""
+  return module.operation.get_asm(enable_debug_info=True)
