@@ -41,10 +41,14 @@ def build_model(tiny_corpus, seed=0, policy='loss', **changes):
     )
   )
   model = task.build_model()
+  randomize(model, seed)
+  return model
+
+
+def randomize(model, seed):
   draw = np.random.default_rng(seed)
   for variable in model.variables:
     variable.assign(draw.normal(size=variable.shape).astype(np.float32))
-  return model
 
 
 def values_of(model):
@@ -71,6 +75,18 @@ def message_of(function, *arguments) -> str:
 def source(tiny_corpus):
   """The model whose weights are written in every form."""
   return build_model(tiny_corpus, seed=1)
+
+
+@pytest.fixture(scope='module')
+def built_model(tiny_corpus):
+  return build_model(tiny_corpus)
+
+
+@pytest.fixture
+def model(built_model):
+  """A model of the same sizes with other weights."""
+  randomize(built_model, seed=2)
+  return built_model
 
 
 @pytest.fixture(scope='module')
@@ -180,8 +196,7 @@ class TestDescribe:
 
 
 class TestLoad:
-  def test_a_run_gives_every_weight(self, source, model_dir, tiny_corpus):
-    model = build_model(tiny_corpus, seed=2)
+  def test_a_run_gives_every_weight(self, source, model_dir, model):
     loaded = init_weights.load_pretrainer(model, str(model_dir))
     assert not differing_names(model, source)
     assert loaded.loaded == (
@@ -193,9 +208,8 @@ class TestLoad:
     assert loaded.new == ()
 
   def test_hugging_face_gives_all_but_the_table(
-    self, source, hugging_face_folder, tiny_corpus
+    self, source, hugging_face_folder, model
   ):
-    model = build_model(tiny_corpus, seed=2)
     loaded = init_weights.load_pretrainer(model, str(hugging_face_folder))
     assert differing_names(model, source) == {'encoder/_token_importance/table'}
     assert loaded.summary() == (
@@ -219,8 +233,7 @@ class TestLoad:
     for name, variable in found.items():
       np.testing.assert_array_equal(variable.numpy(), expected[name])
 
-  def test_what_is_excluded_stays(self, source, model_dir, tiny_corpus):
-    model = build_model(tiny_corpus, seed=2)
+  def test_what_is_excluded_stays(self, source, model_dir, model):
     before = model.encoder_network.token_importance.table.numpy()
     init_weights.load_pretrainer(
       model, str(model_dir), exclude=('token_importance',)
@@ -229,7 +242,7 @@ class TestLoad:
     np.testing.assert_array_equal(before, after)
 
   @pytest.mark.parametrize('encoder_class', ['BertEncoderV2', 'BertEncoder'])
-  def test_stock_checkpoints_load(self, encoder_class, tiny_corpus, tmp_path):
+  def test_stock_checkpoints_load(self, encoder_class, model, tmp_path):
     """Both encoders of the Model Garden, saved as its pretraining does."""
     sizes = {
       'vocab_size': 64,
@@ -256,7 +269,6 @@ class TestLoad:
     prefix = tf.train.Checkpoint(
       model=pretrainer, **pretrainer.checkpoint_items
     ).write(str(tmp_path / 'ckpt'))
-    model = build_model(tiny_corpus, seed=2)
     loaded = init_weights.load_pretrainer(model, prefix)
     assert loaded.loaded == ('encoder', 'pooler', 'masked_lm')
     assert loaded.new == ('token_importance',)
@@ -264,13 +276,11 @@ class TestLoad:
     for name in ('sequence_output', 'pooled_output'):
       np.testing.assert_allclose(outputs[name], expected[name], atol=1e-5)
 
-  def test_an_encoder_saved_as_the_model_loads(self, tiny_corpus, tmp_path):
+  def test_an_encoder_saved_as_the_model_loads(self, source, model, tmp_path):
     """The form in which the first encoders were published."""
-    source = build_model(tiny_corpus, seed=1)
     prefix = tf.train.Checkpoint(model=source.encoder_network).write(
       str(tmp_path / 'ckpt')
     )
-    model = build_model(tiny_corpus, seed=2)
     loaded = init_weights.load_pretrainer(model, prefix)
     assert loaded.new == ('masked_lm',)
     assert all(
@@ -385,7 +395,7 @@ class TestAnotherArchitecture:
 
 class TestHuggingFaceFolders:
   def test_names_without_prefix_and_with_gamma_and_beta(
-    self, source, changed_folder, tiny_corpus
+    self, source, changed_folder, model
   ):
     def rename(tensors):
       return {
@@ -396,7 +406,6 @@ class TestHuggingFaceFolders:
         if not name.startswith('cls.')
       }
 
-    model = build_model(tiny_corpus, seed=2)
     folder = changed_folder(rename)
     assert init_weights.load_pretrainer(model, folder).new == (
       'token_importance',
@@ -408,7 +417,7 @@ class TestHuggingFaceFolders:
     )
 
   def test_a_tied_decoder_in_the_file_is_no_matter(
-    self, source, changed_folder, tiny_corpus
+    self, source, changed_folder, model
   ):
     def add_decoder(tensors):
       embeddings = tensors['bert.embeddings.word_embeddings.weight']
@@ -419,7 +428,6 @@ class TestHuggingFaceFolders:
         'bert.embeddings.position_ids': np.arange(20),
       }
 
-    model = build_model(tiny_corpus, seed=2)
     init_weights.load_pretrainer(model, changed_folder(add_decoder))
     assert differing_names(model, source) == {'encoder/_token_importance/table'}
 
