@@ -108,7 +108,12 @@ def _batches(num_steps, global_batch_size, rows, rows_to_batch, context):
   def make(number):
     step, replica = number // replicas, number % replicas
     start = step * global_batch_size + first + replica * size
-    return rows_to_batch(rows(start, size))
+    batch = rows_to_batch(tf.ensure_shape(rows(start, size), [size]))
+    # What XLA compiles has to know the number of rows.
+    return {
+      name: tf.ensure_shape(value, [size, *value.shape[1:]])
+      for name, value in batch.items()
+    }
 
   numbers = (
     tf.data.Dataset.counter()
