@@ -3,9 +3,10 @@
 TensorFlow's CPU kernels write every intermediate tensor: GELU and its gradient
 take some twenty passes, dropout, residual and normalization thirty. Here each
 is one function, computed in float32 and rounded once, with a gradient that
-recomputes instead of remembering. While training in a graph on CPUs they are
-compiled by XLA one by one, because compiling matrix products there as well is
-slower; where everything is compiled, they are merely inlined.
+recomputes instead of remembering. While training in a graph on CPUs, with
+static shapes, they are compiled by XLA one by one, because compiling matrix
+products there as well is slower; where everything is compiled, they are merely
+inlined.
 """
 
 import math
@@ -25,7 +26,7 @@ enabled = True
 
 def gelu(x: tf.Tensor, training: bool = False) -> tf.Tensor:
   """Returns GELU, tanh approximation, in the dtype of `x`."""
-  if not _compiles_islands(training):
+  if not (training and _compiles_islands(x)):
     return _gelu(x)
 
   @tf.custom_gradient
@@ -56,7 +57,7 @@ def add_and_normalize(
   scale = tf.convert_to_tensor(norm.gamma)
   shift = tf.convert_to_tensor(norm.beta)
   arguments = (norm.epsilon, rate, dtype)
-  if seed is None or not _compiles_islands(training=True):
+  if seed is None or not _compiles_islands(residual, branch):
     total = _sum(residual, branch, rate, seed)
     return tf.cast(_standardize(total, norm.epsilon)[0] * scale + shift, dtype)
 
@@ -81,10 +82,11 @@ def normalize(x: tf.Tensor, norm, dtype: tf.DType) -> tf.Tensor:
   return tf.cast(standard * norm.gamma + norm.beta, dtype)
 
 
-def _compiles_islands(training):
+def _compiles_islands(*tensors):
+  # Shapes that vary would be compiled anew each, and dropout's bits need them.
   return (
     enabled
-    and training
+    and all(tensor.shape.is_fully_defined() for tensor in tensors)
     and not tf.executing_eagerly()
     and not random_seeds.is_compiled_by_xla()
     and not tf.config.list_physical_devices('GPU')

@@ -114,7 +114,7 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
   """
   if seed is None or rate == 0.0:
     return x
-  if is_compiled_by_xla():
+  if is_compiled_by_xla() and x.shape.is_fully_defined():
     keep = _hashed_words(x, seed) >= tf.constant(
       min(round(rate * _WORD_VALUES), _WORD_VALUES - 1), tf.uint32
     )
