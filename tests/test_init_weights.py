@@ -13,7 +13,7 @@ import yaml
 from official.nlp.modeling import models as garden_models
 from official.nlp.modeling import networks
 
-from tokendrop_tf import configs, errors, init_weights
+from tokendrop_tf import configs, errors, init_weights, train
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import checkpoint_weights, hugging_face_weights
@@ -490,3 +490,24 @@ class TestHuggingFaceFolders:
     (folder / 'config.json').write_text('{')
     message = message_of(init_weights.describe, str(folder))
     assert 'config.json must be a JSON object' in message
+
+
+class TestTraining:
+  def check(self, tiny_corpus, source, folder, **changes):
+    task = configs.PretrainingTaskConfig(
+      model=dataclasses.replace(MODEL, **changes), init_checkpoint=str(source)
+    )
+    vocabulary = vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary)
+    train.check_initial_weights(task, vocabulary, str(folder))
+
+  def test_a_new_run_checks_what_it_starts_from(
+    self, model_dir, tiny_corpus, tmp_path
+  ):
+    self.check(tiny_corpus, model_dir, tmp_path)
+    message = message_of(
+      lambda: self.check(tiny_corpus, model_dir, tmp_path, hidden_size=32)
+    )
+    assert '[64, 16] there, [64, 32] in the model' in message
+
+  def test_a_run_that_goes_on_needs_it_no_more(self, model_dir, tiny_corpus):
+    self.check(tiny_corpus, 'gone', model_dir)
