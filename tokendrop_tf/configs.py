@@ -14,7 +14,7 @@ from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 from official.nlp.configs import encoders
 
-from tokendrop_tf import errors
+from tokendrop_tf import errors, keep_schedule
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 POSITION_INITIALIZERS = ('truncated_normal', 'sinusoidal')
@@ -62,6 +62,9 @@ class TokenDropConfig(hyperparams.Config):
     temperature: 0 keeps the K highest scores; t > 0 samples K tokens without
       replacement with weights importance ** (1 / t).
     full_step_every: every n-th step runs without dropping; 0 is never.
+    keep_schedule: 'SHARE:K' entries, see `keep_schedule`; empty keeps
+      `token_keep_k` throughout.
+    schedule_steps: length of the training, of which the shares are.
     token_loss_init_value: start of the importance table, in nats.
     token_loss_beta: decay of the table's moving average, in [0, 1).
     always_keep_tokens: tokens, by text, that sort before all others.
@@ -73,6 +76,8 @@ class TokenDropConfig(hyperparams.Config):
   crossing_layer: int | None = None
   temperature: float = 0.0
   full_step_every: int = 0
+  keep_schedule: tuple[str, ...] = ()
+  schedule_steps: int = 0
   token_loss_init_value: float = 10.0
   token_loss_beta: float = 0.995
   always_keep_tokens: tuple[str, ...] = ('[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -156,9 +161,12 @@ class RuntimeConfig(cfg.RuntimeConfig):
   Attributes:
     num_logical_cpu_devices: parts into which the CPU is split, each a replica
       of MirroredStrategy, where no GPU is used.
+    worker_timeout_seconds: how long a process of 'multi_worker_mirrored' waits
+      for the others to start.
   """
 
   num_logical_cpu_devices: int = 1
+  worker_timeout_seconds: int = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +260,7 @@ RANGES = {
   'runtime.distribution_strategy': _one_of(STRATEGIES),
   'runtime.num_gpus': _at_least(0),
   'runtime.num_logical_cpu_devices': _at_least(1),
+  'runtime.worker_timeout_seconds': _at_least(1),
   'runtime.mixed_precision_dtype': _one_of(PRECISIONS),
   'runtime.num_packs': _at_least(1),
   'pretraining.seed': _SEED,
@@ -493,6 +502,7 @@ def _check_layout(task):
       f'Received: token_keep_k={keep_k}, seq_length={seq_length}. Set '
       'token_drop.token_keep_k.'
     )
+  keep_schedule.validate(task.token_drop, seq_length)
   if not 1 <= crossing <= num_layers - 1:
     raise errors.ConfigurationError(
       'token_drop.crossing_layer must be between 1 and model.num_layers - 1. '

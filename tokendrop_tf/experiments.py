@@ -208,6 +208,7 @@ def token_drop(
   crossing_layer: int | None = None,
   temperature: float = 0.0,
   full_step_every: int = 0,
+  keep_schedule: tuple[str, ...] = (),
   token_loss_init_value: float = 10.0,
   token_loss_beta: float = 0.995,
   always_keep_tokens: tuple[str, ...] = ('[UNK]', '[CLS]', '[SEP]', '[MASK]'),
@@ -224,6 +225,9 @@ def token_drop(
     temperature: 0 keeps the K most important tokens; above 0 the kept tokens
       are sampled, the more evenly the higher it is.
     full_step_every: every n-th step drops nothing; 0 is never.
+    keep_schedule: tokens kept over the training, such as ('0:128', '0.5:256',
+      '0.9:all'): from this share of `trainer.train_steps` on, so many. Empty
+      keeps `token_keep_k` throughout; validation with dropping always does.
     token_loss_init_value: importance of every token at the start, in nats.
     token_loss_beta: share of the old importance kept in each update.
     always_keep_tokens: tokens, by text, that are kept first.
@@ -235,6 +239,7 @@ def token_drop(
     crossing_layer=crossing_layer,
     temperature=temperature,
     full_step_every=full_step_every,
+    keep_schedule=keep_schedule,
     token_loss_init_value=token_loss_init_value,
     token_loss_beta=token_loss_beta,
     always_keep_tokens=always_keep_tokens,
@@ -446,6 +451,7 @@ def runtime(
   distribution_strategy: str = 'one_device',
   num_gpus: int = 0,
   num_logical_cpu_devices: int = 1,
+  worker_timeout_seconds: int = 300,
   tpu: str | None = None,
   mixed_precision_dtype: str = 'float32',
   enable_xla: bool = False,
@@ -461,6 +467,8 @@ def runtime(
     num_gpus: GPUs to use; 0 runs on the CPU.
     num_logical_cpu_devices: parts into which 'mirrored' splits the CPU when
       there is no GPU, each a replica; to try out distribution anywhere.
+    worker_timeout_seconds: how long a process of 'multi_worker_mirrored' waits
+      for the others to start.
     tpu: name or address of the TPU; 'local' on a TPU VM.
     mixed_precision_dtype: 'float32' or 'bfloat16', of the activations;
       variables stay float32. 'mixed_bfloat16' is the same as 'bfloat16'.
@@ -474,6 +482,7 @@ def runtime(
     distribution_strategy=distribution_strategy,
     num_gpus=num_gpus,
     num_logical_cpu_devices=num_logical_cpu_devices,
+    worker_timeout_seconds=worker_timeout_seconds,
     tpu=tpu,
     mixed_precision_dtype=mixed_precision_dtype.removeprefix('mixed_'),
     enable_xla=enable_xla,
@@ -510,10 +519,13 @@ def pretraining_experiment() -> cfg.ExperimentConfig:
   trainer_config.optimizer_config = _optimizer_config(
     trainer_config.train_steps, _PRETRAINING_WARMUP_STEPS, **optimizer()
   )
+  token_drop_config = token_drop()
+  if token_drop_config.keep_schedule:
+    token_drop_config.schedule_steps = trainer_config.train_steps
   return cfg.ExperimentConfig(
     task=configs.PretrainingTaskConfig(
       model=model(),
-      token_drop=token_drop(),
+      token_drop=token_drop_config,
       vocabulary=vocabulary(),
       train_data=train,
       validation_data=_validation_config(train, **validation_data()),

@@ -32,6 +32,7 @@ from tokendrop_tf import (
   progress,
   stopping,
   storage,
+  workers,
 )
 
 # Steps between two looks for a signal take about so long. Half a minute is what
@@ -75,14 +76,20 @@ def create_strategy(runtime):
     return tf.distribute.MirroredStrategy(
       [f'CPU:{index}' for index in range(num_cpus)]
     )
-  try:
-    return distribute_utils.get_distribution_strategy(
-      distribution_strategy=runtime.distribution_strategy,
-      all_reduce_alg=runtime.all_reduce_alg,
-      num_gpus=runtime.num_gpus,
-      num_packs=runtime.num_packs,
-      tpu_address=runtime.tpu,
+  waiting = contextlib.nullcontext()
+  if runtime.distribution_strategy == 'multi_worker_mirrored':
+    waiting = workers.time_limit(
+      workers.check_tf_config(), runtime.worker_timeout_seconds
     )
+  try:
+    with waiting:
+      return distribute_utils.get_distribution_strategy(
+        distribution_strategy=runtime.distribution_strategy,
+        all_reduce_alg=runtime.all_reduce_alg,
+        num_gpus=runtime.num_gpus,
+        num_packs=runtime.num_packs,
+        tpu_address=runtime.tpu,
+      )
   except (ValueError, tf.errors.OpError) as error:
     if runtime.distribution_strategy != 'tpu':
       raise
@@ -129,6 +136,7 @@ def create_runner(params, mode, model_dir, strategy, report):
       controller_cls=functools.partial(
         Controller, report=report, model_dir=model_dir, checkpoint=checkpoint
       ),
+      save_summary=strategy.extended.should_save_summary,
       trainer=_build_trainer(params, task, mode, model_dir, strategy),
     )
   if 'train' in mode and strategy.extended.should_save_summary:

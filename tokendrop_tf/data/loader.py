@@ -61,6 +61,13 @@ def load_dataset(
   else:
     rows = _live(config, words, first_row, counts)
   batches = _batch(rows, config, context, words.pad_id)
+  if config.is_training and not config.num_epochs:
+    # Strategies over several processes give what may end no static shapes.
+    batches = batches.apply(
+      tf.data.experimental.assert_cardinality(
+        tf.data.experimental.INFINITE_CARDINALITY
+      )
+    )
   batches = batches.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
   return batches.with_options(_options())
 
