@@ -52,6 +52,7 @@ class TestSections:
         'crossing_layer',
         'temperature',
         'full_step_every',
+        'keep_schedule',
         'token_loss_init_value',
         'token_loss_beta',
         'always_keep_tokens',

@@ -18,7 +18,7 @@ a share of the one is the same share of the other.
 
 import dataclasses
 
-from tokendrop_tf import configs
+from tokendrop_tf import configs, keep_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,16 @@ def plain_cost(task, last_layer_rows=None) -> StepCost:
   return _cost(task, layers)
 
 
-def dropping_cost(task, last_layer_rows=None) -> StepCost:
-  """Returns the cost of a step that drops tokens; arguments as above."""
-  seq_length, keep_k = task.train_data.seq_length, task.token_drop.token_keep_k
+def dropping_cost(task, last_layer_rows=None, keep_k=None) -> StepCost:
+  """Returns the cost of a step that drops tokens.
+
+  Args:
+    task: as above.
+    last_layer_rows: as above.
+    keep_k: K; `None` is `token_drop.token_keep_k`.
+  """
+  seq_length = task.train_data.seq_length
+  keep_k = keep_k or task.token_drop.token_keep_k
   crossing = configs.crossing_layer(task)
   layers = [(seq_length, seq_length)] * (crossing - 1)
   layers += [(keep_k, seq_length)]
@@ -67,7 +74,8 @@ def expected_saving(task) -> float:
 
   The comparison is the same code with `token_drop.policy = 'none'`, which also
   runs the last layer at the predicted positions only. Steps without dropping
-  (`token_drop.full_step_every`) count as such.
+  (`token_drop.full_step_every`) count as such, the buckets of
+  `token_drop.keep_schedule` by their length.
 
   Args:
     task: a `configs.PretrainingTaskConfig`.
@@ -75,7 +83,12 @@ def expected_saving(task) -> float:
   if task.token_drop.policy == 'none':
     return 0.0
   rows = predicted_rows(task)
-  saving = 1.0 - dropping_cost(task, rows).total / plain_cost(task, rows).total
+  plain = plain_cost(task, rows).total
+  saving = sum(
+    share * (1.0 - dropping_cost(task, rows, keep_k).total / plain)
+    for share, keep_k in keep_schedule.shares(task.token_drop)
+    if keep_k is not None
+  )
   every = task.token_drop.full_step_every
   return saving * (1.0 - 1.0 / every) if every else saving
 

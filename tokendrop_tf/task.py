@@ -4,6 +4,8 @@ Letters: B batch of a replica, S sequence length, K tokens kept, P prediction
 slots, V vocabulary.
 """
 
+import functools
+
 import tensorflow as tf
 import tf_keras
 from absl import logging
@@ -11,7 +13,13 @@ from official.core import base_task, task_factory
 from official.modeling import tf_utils
 from official.nlp.modeling import layers as garden_layers
 
-from tokendrop_tf import configs, init_weights, layers, pretrainer
+from tokendrop_tf import (
+  configs,
+  init_weights,
+  keep_schedule,
+  layers,
+  pretrainer,
+)
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
@@ -263,26 +271,50 @@ class TokenDropPretrainingTask(base_task.Task):
     )
     shares = self._global_shares(inputs)
 
-    def run(drop_tokens):
+    def run(keep_k):
       with tf.GradientTape() as tape:
         outputs = model(
-          inputs, training=True, drop_tokens=drop_tokens, seed=seed
+          inputs,
+          training=True,
+          drop_tokens=keep_k is not None,
+          token_keep_k=keep_k,
+          seed=seed,
         )
         slots = self._slot_results(inputs, outputs)
         loss = self._replica_loss(slots, shares)
       gradients = tape.gradient(loss, model.pretraining_variables)
       return loss, slots, [tf.convert_to_tensor(g) for g in gradients]
 
-    every = self.task_config.token_drop.full_step_every
-    if not self._drops or every == 1:
-      results = run(False)
-    elif every == 0:
-      results = run(True)
-    else:
-      is_full = tf.equal((step + 1) % every, 0)
-      results = tf.cond(is_full, lambda: run(False), lambda: run(True))
+    results = self._switch(step, run)
     loss, slots, gradients = results
     return loss * shares['num_replicas'], slots, gradients
+
+  def _switch(self, step, run):
+    """Calls `run` with the number of tokens kept in `step`; `None` is all."""
+    if not self._drops:
+      return run(None)
+    token_drop = self.task_config.token_drop
+    keeps = [bucket.keep_k for bucket in keep_schedule.parse(token_drop)]
+    every = token_drop.full_step_every
+    # Each number of tokens is one branch, compiled once.
+    branches = list(dict.fromkeys(keeps + [None] * (every > 0)))
+    bucket = tf.reduce_sum(
+      tf.cast(
+        step >= tf.constant(keep_schedule.first_steps(token_drop), step.dtype),
+        tf.int32,
+      )
+    )
+    index = tf.gather([branches.index(k) for k in keeps], bucket - 1)
+    if every > 0:
+      is_full = tf.equal((step + 1) % every, 0)
+      index = tf.where(is_full, branches.index(None), index)
+    if every == 1:
+      branches = [None]
+    if len(branches) == 1:
+      return run(branches[0])
+    return tf.switch_case(
+      index, [functools.partial(run, keep_k) for keep_k in branches]
+    )
 
   def _global_shares(self, inputs):
     """Returns what each slot and sentence contributes to the global loss."""

@@ -83,6 +83,8 @@ def environment(name: str) -> dict[str, str]:
   chip, num_chips = parse_topology(name)
   size = num_chips * (chip.cores if chip.counts_cores else 1)
   return {
+    # No TPU is opened, so several compilations may run at once.
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     'TPU_ACCELERATOR_TYPE': chip.accelerator_type.format(size),
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_WORKER_HOSTNAMES': 'localhost',

@@ -32,6 +32,7 @@ from tokendrop_tf.tpu import chips, compiler, export, table
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / '.venv-tpu'
 ARMS = ('configured', 'none', step_arms.STOCK)
+_LARGEST = 65536
 # Stands for what a gin file leaves open and compilation does not read.
 _PLACEHOLDERS = {
   'TPU': 'local',
@@ -312,24 +313,19 @@ def _fits(compiled, chip, arm, batch_size):
 
 
 def largest_batch(fits: Callable[[int], bool], known: int = 1) -> int:
-  """Returns the largest batch for which `fits` holds, to within 1/16.
+  """Returns the largest batch that fits, to within 1/16 of it; 0 is none.
 
-  Doubles until one does not fit, then bisects, in multiples of 8 above 16.
+  Doubles until one does not fit, then bisects.
 
   Args:
     fits: whether a batch fits; true up to some number.
-    known: a batch that fits, or 1.
+    known: where to begin.
   """
   low, high = 0, known
-  while fits(high) if high != low else True:
+  while high <= _LARGEST and fits(high):
     low, high = high, 2 * high
-    if low >= 1 << 16:
-      return low
-  while high - low > max(1, low // 16 // 8 * 8):
+  while high - low > max(1, high // 16):
     middle = (low + high) // 2
-    middle = (
-      middle // 8 * 8 if middle > 16 and middle // 8 * 8 > low else middle
-    )
     low, high = (middle, high) if fits(middle) else (low, middle)
   return low
 

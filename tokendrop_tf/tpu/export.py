@@ -85,8 +85,10 @@ def _input(name, value, step):
 
 def _variable(name, handle):
   """Describes a variable by the mean and spread of its first values."""
-  [content] = handle._handle_data.shape_and_type
-  value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=content.dtype)
+  value = handle
+  if handle.dtype == tf.resource:
+    [content] = handle._handle_data.shape_and_type
+    value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=content.dtype)
   values = value.numpy().astype(np.float32)
   return {
     'role': 'variable',

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Times an exported train step with JAX alone: see --help."""
+
+import pathlib
+import sys
+
+# JAX's environment has no installed copy of the package.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tokendrop_tf.tpu import run_stablehlo  # noqa: E402
+
+if __name__ == '__main__':
+  run_stablehlo.main()
