@@ -88,7 +88,9 @@ def context_free_loss(shares: np.ndarray, num_ordinary: int) -> float:
   token = entropy(shown * shares[shares > 0] + other) + (
     drawn_only * entropy(np.array([other]))
   )
-  return masking.MASK_SHARE * labels + seen * (labels + token_of_label - token)
+  return float(
+    masking.MASK_SHARE * labels + seen * (labels + token_of_label - token)
+  )
 
 
 def entropy(shares: np.ndarray) -> float:
