@@ -22,7 +22,7 @@ PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-hugging-face lint format constraints wheel clean
+.PHONY: help install quickstart test test-faults test-hugging-face install-tpu-compiler test-tpu-compile lint format constraints wheel clean
 
 help:
 	@echo 'make quickstart   train twice, plainly and with token dropping, and compare'
@@ -34,6 +34,7 @@ help:
 	@echo 'make test-hugging-face'
 	@echo '                  compare the Hugging Face export with transformers and PyTorch,'
 	@echo '                  which it installs into .venv-hf: about 6 GB'
+	@echo 'make test-tpu-compile  compile every TPU experiment with the real TPU compiler'
 	@echo 'make lint         lint and formatting only;  make format  puts them right'
 	@echo 'make install      only make $(VENV);  PYTHON=...  chooses the Python'
 	@echo 'make wheel        build the package into dist/'
@@ -104,6 +105,31 @@ test-hugging-face: $(STAMP)
 	fi; \
 	TOKENDROP_HUGGING_FACE_PYTHON="$$PWD/$(HF_VENV)/bin/python" \
 	  $(VENV_PYTHON) -m pytest -m hugging_face
+
+# JAX and the TPU compiler, beside TensorFlow's packages for the same reason.
+TPU_VENV := .venv-tpu
+TPU_REQUIREMENTS := $(subst hugging,tpu_compile,$(HF_REQUIREMENTS))
+TPU_TOPOLOGIES ?= v5e:2x4 v4:2x2x2
+
+install-tpu-compiler: $(STAMP)
+	@set -e; \
+	if [ ! -e $(TPU_VENV)/installed.stamp ]; then \
+	  echo 'Installing JAX and libtpu into $(TPU_VENV), only this once.'; \
+	  $(VENV_PYTHON) -m venv --clear $(TPU_VENV); \
+	  $(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    $$($(VENV_PYTHON) -c "$(TPU_REQUIREMENTS)"); \
+	  touch $(TPU_VENV)/installed.stamp; \
+	fi
+
+# Every experiment that names a TPU, by the real TPU compiler, at its real size.
+test-tpu-compile: install-tpu-compiler
+	@set -e; \
+	for file in $$(grep -l "distribution_strategy = 'tpu'" gin_configs/*.gin); do \
+	  $(VENV_PYTHON) tools/compile_for_tpu.py --gin_file=$$file \
+	    $(TPU_TOPOLOGIES:%=--topology=%) \
+	    --output_dir=runs/tpu/$$(basename $$file .gin) \
+	    --output_json=runs/tpu/$$(basename $$file .gin).json; \
+	done
 
 lint: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check .

@@ -48,6 +48,9 @@ EXTRAS_REQUIRE = {
   ],
   # Only a test of the Hugging Face export: make test-hugging-face.
   'hugging_face': ['torch>=2.4', 'transformers>=5.0'],
+  # An environment of its own: make install-tpu-compiler. Other versions may
+  # read TensorFlow's program differently.
+  'tpu_compile': ['jax==0.10.2', 'libtpu==0.0.51'],
 }
 
 CONSOLE_SCRIPTS = [

@@ -1,0 +1,145 @@
+"""The tool from gin file to report, with the real compiler where it is."""
+
+import json
+import subprocess
+
+import pytest
+
+from tokendrop_tf import errors
+from tokendrop_tf.tpu import command, table
+
+TINY = [
+  'model.num_layers = 3',
+  'model.hidden_size = 16',
+  'model.num_attention_heads = 2',
+  'model.intermediate_size = 32',
+  'model.max_position_embeddings = 16',
+  'train_data.seq_length = 16',
+  'train_data.max_predictions_per_seq = 3',
+  'train_data.global_batch_size = 8',
+  'token_drop.token_keep_k = 8',
+]
+FLAGS = [
+  '--gin_file=base_512_tpu.gin',
+  '--vocab_size=50',
+  *(f'--gin_params={binding}' for binding in TINY),
+]
+
+
+@pytest.fixture(scope='module', name='jax_python')
+def fixture_jax_python():
+  try:
+    return command.find_python()
+  except errors.ConfigurationError as error:
+    pytest.skip(str(error))
+
+
+def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
+  """The whole way: export, TPU compiler, report, and the step on a CPU."""
+  output = tmp_path / 'tpu.json'
+  steps = tmp_path / 'steps'
+  code = command.main(
+    [
+      *FLAGS,
+      '--arms=configured',
+      f'--output_dir={steps}',
+      f'--output_json={output}',
+    ]
+  )
+  assert code is None
+  [topology] = json.loads(output.read_text())['topologies']
+  assert topology['batch_size'] == 2  # 8 on four chips
+  [arm] = topology['arms']
+  assert arm['compiles']
+  assert arm['fits']
+  for name in ('flops', 'bytes_accessed', 'estimated_cycles'):
+    assert arm[name] > 0, name
+  assert arm['total_bytes'] >= arm['argument_bytes'] + arm['temporary_bytes']
+  assert 'configured' in capsys.readouterr().out
+  check_manifest(steps / 'configured_batch_2')
+  run = subprocess.run(
+    [
+      jax_python,
+      str(command.ROOT / 'tools' / 'run_stablehlo.py'),
+      f'--step={steps / "configured_batch_2"}',
+      '--steps=3',
+      f'--output_json={tmp_path / "run.json"}',
+    ],
+    capture_output=True,
+    text=True,
+    env={'JAX_PLATFORMS': 'cpu'},
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr
+  # Random weights on 50 words: about log 50.
+  assert json.loads((tmp_path / 'run.json').read_text())[
+    'loss'
+  ] == pytest.approx(3.9, abs=0.5)
+
+
+def check_manifest(folder):
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  arguments, results = manifest['arguments'], manifest['results']
+  replaced = [
+    (arguments[result['replaces_argument']], result)
+    for result in results
+    if result['replaces_argument'] is not None
+  ]
+  assert len(replaced) == len(results) - 1  # all but the loss
+  for argument, result in replaced:
+    assert argument['shape'] == result['shape'], argument['name']
+    assert argument['dtype'] == result['dtype'], argument['name']
+  by_name = {argument['name']: argument for argument in arguments}
+  assert by_name['input_word_ids']['high'] == 50
+  names = [name for name in by_name if name.endswith('word_embeddings/m')]
+  assert not names or by_name[names[0]]['stddev'] == 0.0
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--topology=v9:2x2'], 'Received: v9:2x2. Set --topology'),
+    (['--arms=fast'], 'Received: fast'),
+    (['--batch_size=0'], 'at least 1. Received: 0'),
+    (['--python=/nowhere/python'], 'make install-tpu-compiler'),
+  ],
+)
+def test_wrong_flags_are_refused(flags, message):
+  with pytest.raises(errors.UserError, match=message):
+    command.main([*FLAGS, *flags])
+
+
+@pytest.mark.parametrize('largest', [1, 3, 8, 100, 777])
+@pytest.mark.parametrize('known', [1, 32])
+def test_the_largest_batch_is_found_to_a_sixteenth(largest, known):
+  asked = []
+
+  def fits(batch):
+    asked.append(batch)
+    return batch <= largest
+
+  found = command.largest_batch(fits, known)
+  assert found <= largest
+  assert largest - found <= max(1, largest // 8)
+  assert len(asked) < 16
+
+
+def test_nothing_fits():
+  assert command.largest_batch(lambda batch: False, 1) == 0
+
+
+def test_the_table_shows_ratios_to_the_last_arm_and_what_failed():
+  good = {
+    'name': 'stock',
+    'compiles': True,
+    'fits': True,
+    'flops': 2e12,
+    'temporary_bytes': 2**30,
+    'estimated_cycles': 100,
+  }
+  better = {**good, 'name': 'loss', 'estimated_cycles': 60}
+  failed = {'name': 'none', 'compiles': False, 'fits': False, 'message': 'no'}
+  text = table.format_table([better, failed, good])
+  assert 'loss / stock: cycles 0.600, temporaries 1.000' in text
+  assert 'none / stock' not in text
+  assert 'does not compile: no' in table.one_line(failed)
