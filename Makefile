@@ -108,7 +108,7 @@ test-hugging-face: $(STAMP)
 
 # JAX and the TPU compiler, beside TensorFlow's packages for the same reason.
 TPU_VENV := .venv-tpu
-TPU_REQUIREMENTS := $(subst hugging,tpu_compile,$(HF_REQUIREMENTS))
+TPU_REQUIREMENTS := $(subst hugging,tpu,$(HF_REQUIREMENTS))
 TPU_TOPOLOGIES ?= v5e:2x4 v4:2x2x2
 
 install-tpu-compiler: $(STAMP)

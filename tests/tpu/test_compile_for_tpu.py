@@ -101,7 +101,7 @@ def check_manifest(folder):
     (['--topology=v9:2x2'], 'Received: v9:2x2. Set --topology'),
     (['--arms=fast'], 'Received: fast'),
     (['--batch_size=0'], 'at least 1. Received: 0'),
-    (['--python=/nowhere/python'], 'make install-tpu-compiler'),
+    (['--python=/nowhere/python'], 'install-tpu-compiler'),
   ],
 )
 def test_wrong_flags_are_refused(flags, message):

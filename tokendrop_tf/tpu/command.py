@@ -154,8 +154,8 @@ def find_python(named: str = '') -> str:
     pass
   raise errors.ConfigurationError(
     'Compiling for TPUs needs a Python with JAX and libtpu. Received: '
-    f'{candidate}, which has not both. Make one with: make install-tpu-compiler, or set '
-    '--python.'
+    f'{candidate}, which has not both. Make one with: make '
+    'install-tpu-compiler, or set --python.'
   )
 
 
