@@ -22,6 +22,8 @@ INSTALL_REQUIRES = [
   'orjson>=3.10',
   'PyYAML>=6.0',
   'safetensors>=0.5',
+  'scikit-learn>=1.5',
+  'scipy>=1.13',
   # The Model Garden's TF Hub modules import pkg_resources, gone from 81 on.
   'setuptools<81',
   'starlette>=0.46',
