@@ -98,14 +98,18 @@ def wait_for(workers) -> int:
       if worker.poll() is None:
         worker.send_signal(number)
 
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, hand_on)
+  before = {
+    number: signal.signal(number, hand_on)
+    for number in (signal.SIGTERM, signal.SIGINT)
+  }
   failed = 0
   while any(worker.poll() is None for worker in workers) and not failed:
     failed = next((w.returncode for w in workers if w.returncode), 0)
     time.sleep(0.1)
   failed = failed or next((w.returncode for w in workers if w.returncode), 0)
   _end(workers)
+  for number, handler in before.items():
+    signal.signal(number, handler)
   return failed if failed >= 0 else 128 - failed
 
 
