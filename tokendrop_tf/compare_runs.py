@@ -104,13 +104,15 @@ def format_table(curves: list[RunCurve]) -> str:
   return '\n'.join(lines)
 
 
-def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
+def draw(
+  curves: list[RunCurve], path: str, levels: dict[str, float] | None = None
+) -> None:
   """Draws full-sequence loss against steps and against time.
 
   Args:
     curves: the runs; equal colours for equal first words of their names.
     path: file to write, .svg or .png.
-    floor: unigram entropy in nats, drawn as a line.
+    levels: losses in nats to draw as lines, by name.
   """
   import matplotlib
 
@@ -135,10 +137,8 @@ def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
       by_step.plot(curve.steps, curve.full, color=color, label=label)
       by_time.plot(curve.seconds, curve.full, color=color, label=label)
     for axis in (by_step, by_time):
-      if floor is not None:
-        axis.axhline(
-          floor, color='grey', linestyle=':', label='unigram entropy'
-        )
+      for (name, loss), style in zip((levels or {}).items(), _LEVEL_STYLES):
+        axis.axhline(loss, color='grey', linestyle=style, label=name)
       axis.spines[['top', 'right']].set_visible(False)
     by_step.set_title(group or 'full sequences', loc='left', fontsize=10)
     by_step.set_ylabel('validation MLM loss, nats')
@@ -146,6 +146,9 @@ def draw(curves: list[RunCurve], path: str, floor: float | None) -> None:
     by_time.set_xlabel('seconds of training')
     by_time.legend(frameon=False, fontsize=8)
   figure.savefig(path)
+
+
+_LEVEL_STYLES = (':', '--')
 
 
 def _label(curve):
@@ -176,6 +179,11 @@ the comma.""",
     help='in nats; drawn as the floor to get below',
   )
   parser.add_argument(
+    '--context_free_loss',
+    type=float,
+    help='in nats; drawn as the level below which a model reads the text',
+  )
+  parser.add_argument(
     '--seconds_per_step',
     default='',
     help='JSON file {name: seconds} with times measured apart, e.g. on an '
@@ -196,7 +204,15 @@ the comma.""",
     curves.append(read_run(name, model_dir, seconds.get(name)))
   print(format_table(curves))
   if flags.figure:
-    draw(curves, flags.figure, flags.unigram_entropy)
+    levels = {
+      'unigram entropy': flags.unigram_entropy,
+      'without the context': flags.context_free_loss,
+    }
+    draw(
+      curves,
+      flags.figure,
+      {name: loss for name, loss in levels.items() if loss is not None},
+    )
 
 
 def console_main():
