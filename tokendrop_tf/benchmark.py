@@ -1,11 +1,22 @@
-"""Times whole train steps of several arms side by side, in one process.
+"""Times whole train steps of several arms side by side.
 
-Arms take turns step by step, so that whatever slows the machine slows them all.
+  python tools/benchmark_step.py --precision=mixed_bfloat16 \\
+    --arms=stock,none,loss --output_json=step.json --chart=step.svg
+
+Arms take turns step by step in one process, so that whatever slows the machine
+slows them all. Between the turns a large matrix product is timed as well: its
+best rate is the peak of which utilisation is a share. Memory is measured in a
+process of its own for each arm.
 """
 
 import argparse
 import json
+import pathlib
+import re
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +26,8 @@ from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 # isort: split
 import tensorflow as tf
 import tf_keras
-from official.modeling import optimization
-from official.nlp.configs import bert, encoders
-from official.nlp.tasks import masked_lm
 
-from tokendrop_tf import configs, errors
-from tokendrop_tf import encoder as encoder_lib
+from tokendrop_tf import configs, errors, step_arms
 from tokendrop_tf import task as task_lib
 
 SIZES = {  # layers, hidden size, heads
@@ -31,153 +38,90 @@ SIZES = {  # layers, hidden size, heads
   'bert_base': (12, 768, 12),
   'bert_large': (24, 1024, 16),
 }
-ARMS = ('stock', 'none', 'loss', 'sampled', 'random', 'fixed_order')
-_SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
+ARMS = step_arms.ARMS
+_PEAK_SIDE = 2048  # of the square matrices of the peak's product
 
 
-class _FixedOrderEncoder(encoder_lib.TokenDropBertEncoder):
-  """Keeps the first K positions: no scores, no sorting, no integer gathers."""
-
-  def _sort(self, inputs, keep_k, seed):
-    return inputs, None
-
-
-class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
-  """The token-dropping step without selection and without a table."""
-
-  encoder_class = _FixedOrderEncoder
-
-
-def _encoder_settings(arguments):
-  """Returns the fields of `BertEncoderConfig` that all arms share."""
+def task_config(arguments, vocab_path: str) -> configs.PretrainingTaskConfig:
+  """Returns the task that the flags describe."""
   num_layers, hidden_size, num_heads = SIZES[arguments.model]
-  return {
-    'vocab_size': arguments.vocab_size,
-    'num_layers': num_layers,
-    'hidden_size': hidden_size,
-    'num_attention_heads': num_heads,
-    'intermediate_size': 4 * hidden_size,
-    'max_position_embeddings': arguments.seq_length,
-    'dropout_rate': arguments.dropout_rate,
-    'attention_dropout_rate': arguments.dropout_rate,
-    'norm_first': arguments.norm_first,
-  }
-
-
-def _task_config(arguments, policy, vocab_path, temperature=0.0):
-  return configs.PretrainingTaskConfig(
-    model=configs.ModelConfig(**_encoder_settings(arguments)),
+  num_layers = arguments.num_layers or num_layers
+  config = configs.PretrainingTaskConfig(
+    model=configs.ModelConfig(
+      vocab_size=arguments.vocab_size,
+      num_layers=num_layers,
+      hidden_size=hidden_size,
+      num_attention_heads=num_heads,
+      intermediate_size=4 * hidden_size,
+      max_position_embeddings=arguments.seq_length,
+      dropout_rate=arguments.dropout_rate,
+      attention_dropout_rate=arguments.dropout_rate,
+      norm_first=arguments.norm_first,
+    ),
     token_drop=configs.TokenDropConfig(
-      policy=policy,
       token_keep_k=arguments.token_keep_k,
-      temperature=temperature,
+      crossing_layer=arguments.crossing_layer,
     ),
     vocabulary=configs.VocabularyConfig(path=vocab_path),
   )
+  config.train_data.seq_length = arguments.seq_length
+  config.train_data.max_predictions_per_seq = arguments.max_predictions_per_seq
+  return config
 
 
-def _stock_config(arguments):
-  encoder = encoders.BertEncoderConfig(**_encoder_settings(arguments))
-  return masked_lm.MaskedLMConfig(
-    model=bert.PretrainerConfig(
-      encoder=encoders.EncoderConfig(type='bert', bert=encoder), cls_heads=[]
-    ),
-    train_data=configs.PretrainingDataConfig(),
-  )
-
-
-def _build_task(arm, arguments, vocab_path):
-  if arm == 'stock':
-    return masked_lm.MaskedLMTask(_stock_config(arguments))
-  if arm == 'fixed_order':
-    return _FixedOrderTask(_task_config(arguments, 'random', vocab_path))
-  if arm == 'sampled':
-    return task_lib.TokenDropPretrainingTask(
-      _task_config(arguments, 'loss', vocab_path, temperature=1.0)
-    )
-  return task_lib.TokenDropPretrainingTask(
-    _task_config(arguments, arm, vocab_path)
-  )
-
-
-def _build_optimizer(task):
-  return task.create_optimizer(
-    optimization.OptimizationConfig(
-      {
-        'optimizer': {
-          'type': 'adamw',
-          'adamw': {
-            'weight_decay_rate': 0.01,
-            'exclude_from_weight_decay': ['LayerNorm', 'layer_norm', 'bias'],
-          },
-        },
-        'learning_rate': {
-          'type': 'constant',
-          'constant': {'learning_rate': 1e-4},
-        },
-      }
-    )
-  )
-
-
-def make_batch(arguments) -> dict[str, tf.Tensor]:
-  """Returns random features: no padding, every label slot in use."""
-  shape = [arguments.batch_size, arguments.seq_length]
-  slots = [arguments.batch_size, arguments.max_predictions_per_seq]
-  uniform = tf.random.stateless_uniform(shape, [1, 2])
-  positions = tf.argsort(uniform)[:, : slots[1]]
-  ids = tf.random.stateless_uniform(
-    shape, [3, 4], len(_SPECIAL_TOKENS), arguments.vocab_size, tf.int32
-  )
-  return {
-    'input_word_ids': ids,
-    'input_mask': tf.ones(shape, tf.int32),
-    'input_type_ids': tf.zeros(shape, tf.int32),
-    'masked_lm_positions': tf.sort(positions),
-    'masked_lm_ids': tf.random.stateless_uniform(
-      slots, [5, 6], len(_SPECIAL_TOKENS), arguments.vocab_size, tf.int32
-    ),
-    'masked_lm_weights': tf.ones(slots),
-  }
-
-
-def _make_step(arm, arguments, batch, vocab_path) -> Callable[[], tf.Tensor]:
-  task = _build_task(arm, arguments, vocab_path)
-  model, optimizer = task.build_model(), _build_optimizer(task)
-  metrics = task.build_metrics(training=True)
-  function = tf.function(
-    lambda: task.train_step(batch, model, optimizer, metrics),
-    jit_compile=arguments.xla,
-  )
-  return lambda: function()['loss'].numpy()
-
-
-def time_arms(arguments) -> list[dict]:
+def time_arms(arguments, config) -> list[dict]:
   """Times the arms in turns.
 
   Args:
     arguments: what `parse_arguments` gives.
+    config: what `task_config` gives.
 
   Returns:
     One dict an arm: `name`, `median_seconds`, `spread_seconds` (half the
-    distance of the quartiles), `tokens_per_second`, `ratio_to_first`.
+    distance of the quartiles), `tokens_per_second`, `utilisation` (operations
+    of the arm's matrix products, as a share of the peak), `peak_bytes` (`None`
+    until measured), `ratio_to_first`; and the peak, in operations a second.
   """
-  vocab_path = _write_vocabulary(arguments.vocab_size)
-  batch = make_batch(arguments)
+  batch = step_arms.make_batch(config, arguments.batch_size)
   steps = {
-    arm: _make_step(arm, arguments, batch, vocab_path) for arm in arguments.arms
+    arm: _stepper(step_arms.TrainStep(arm, config), batch, arguments.xla)
+    for arm in arguments.arms
   }
+  product = _peak_product(arguments.precision)
   seconds = {arm: [] for arm in steps}
-  for i in range(arguments.warm_up_steps + arguments.steps):
+  peak = 0.0
+  for turn in range(arguments.warm_up_steps + arguments.steps):
+    peak = max(peak, product())
     for arm, step in steps.items():
       start = time.perf_counter()
       step()
-      if i >= arguments.warm_up_steps:
+      if turn >= arguments.warm_up_steps:
         seconds[arm].append(time.perf_counter() - start)
-  return _summarize(seconds, arguments.batch_size * arguments.seq_length)
+  return _summarize(seconds, arguments, config, peak), peak
 
 
-def _summarize(seconds, tokens_per_step):
+def _stepper(step, batch, xla) -> Callable[[], float]:
+  function = step.function(jit_compile=xla)
+  return lambda: function(batch)['loss'].numpy()
+
+
+def _peak_product(precision) -> Callable[[], float]:
+  """Returns a function that times a product: operations a second."""
+  dtype = tf.bfloat16 if precision == 'mixed_bfloat16' else tf.float32
+  matrix = tf.cast(tf.random.normal([_PEAK_SIDE, _PEAK_SIDE]), dtype)
+  multiply = tf.function(lambda x: tf.matmul(x, x)[0, 0])
+  multiply(matrix).numpy()
+
+  def product():
+    start = time.perf_counter()
+    multiply(matrix).numpy()
+    return 2 * _PEAK_SIDE**3 / (time.perf_counter() - start)
+
+  return product
+
+
+def _summarize(seconds, arguments, config, peak):
+  tokens = arguments.batch_size * arguments.seq_length
   medians = {arm: statistics.median(values) for arm, values in seconds.items()}
   first = next(iter(medians.values()))
   rows = []
@@ -185,31 +129,95 @@ def _summarize(seconds, tokens_per_step):
     quartiles = (
       statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     )
+    operations = arguments.batch_size * step_arms.operations(arm, config)
     rows.append(
       {
         'name': arm,
         'median_seconds': medians[arm],
         'spread_seconds': (quartiles[2] - quartiles[0]) / 2,
-        'tokens_per_second': tokens_per_step / medians[arm],
+        'tokens_per_second': tokens / medians[arm],
+        'utilisation': operations / medians[arm] / peak,
+        'peak_bytes': None,
         'ratio_to_first': medians[arm] / first,
       }
     )
   return rows
 
 
-def time_selection(arguments, repeats: int = 200) -> float:
+def measure_memory(arm: str, arguments) -> int:
+  """Returns the peak bytes of an arm, measured in a process of its own."""
+  flags = [f'--{name}={value}' for name, value in _shared_flags(arguments)]
+  flags += [
+    f'--{name}' for name in ('xla', 'norm_first') if vars(arguments)[name]
+  ]
+  result = subprocess.run(
+    [sys.executable, '-m', __name__, f'--memory_of={arm}', *flags],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if result.returncode:
+    last = (result.stderr.strip().splitlines() or ['no message'])[-1]
+    raise errors.UserError(
+      f'The arm {arm} must run by itself. Received: {last}'
+    )
+  return int(result.stdout.strip().splitlines()[-1])
+
+
+def _shared_flags(arguments):
+  names = (
+    'model',
+    'precision',
+    'batch_size',
+    'seq_length',
+    'token_keep_k',
+    'max_predictions_per_seq',
+    'vocab_size',
+    'dropout_rate',
+    'num_layers',
+    'crossing_layer',
+  )
+  values = vars(arguments)
+  return [(name, values[name]) for name in names if values[name] is not None]
+
+
+def _own_memory(arm, arguments, config) -> int:
+  """Runs two steps and returns what they took at their peak.
+
+  On a GPU the allocator knows; on CPUs it is the highest resident memory of
+  this process less what it held before the model was built.
+  """
+  before = _resident_peak()
+  batch = step_arms.make_batch(config, arguments.batch_size)
+  step = _stepper(step_arms.TrainStep(arm, config), batch, arguments.xla)
+  step()
+  step()
+  if tf.config.list_physical_devices('GPU'):
+    return tf.config.experimental.get_memory_info('GPU:0')['peak']
+  return _resident_peak() - before
+
+
+def _resident_peak():
+  """Returns the highest resident memory of this process, in bytes."""
+  status = pathlib.Path('/proc/self/status')
+  if status.exists():  # What getrusage says may be the parent's.
+    [line] = re.findall(r'VmHWM:\s+(\d+) kB', status.read_text())
+    return int(line) * 1024
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def time_selection(arguments, config, repeats: int = 200) -> float:
   """Returns the median seconds of selecting, ordering and the table's update.
 
   These are all operations that a fixed order would not need.
   """
-  vocab_path = _write_vocabulary(arguments.vocab_size)
-  task = _build_task('loss', arguments, vocab_path)
-  config = task.task_config
+  task = step_arms.build_task('loss', config)
   encoder = task_lib.build_encoder(
-    config.model, config.token_drop, task.vocabulary
+    task.task_config.model, task.task_config.token_drop, task.vocabulary
   )
   encoder.token_importance.build(None)
-  batch = make_batch(arguments)
+  batch = step_arms.make_batch(config, arguments.batch_size)
   losses = tf.random.stateless_uniform(
     tf.shape(batch['masked_lm_ids']), [7, 8], 0.0, 10.0
   )
@@ -231,63 +239,81 @@ def time_selection(arguments, repeats: int = 200) -> float:
   return statistics.median(seconds[5:])
 
 
-def _write_vocabulary(vocab_size):
-  with tempfile.NamedTemporaryFile(
-    'w', suffix='.txt', delete=False, encoding='utf-8'
-  ) as file:
-    ordinary = (f'token{i}' for i in range(vocab_size - len(_SPECIAL_TOKENS)))
-    file.write('\n'.join([*_SPECIAL_TOKENS, *ordinary]) + '\n')
-  return file.name
-
-
 def format_table(rows: Sequence[dict]) -> str:
   """Returns the rows as a table for the terminal."""
   lines = [
-    f'{"arm":<14}{"seconds/step":>14}{"spread":>10}{"tokens/s":>12}{"ratio":>8}'
+    f'{"arm":<16}{"seconds/step":>14}{"spread":>10}{"tokens/s":>12}'
+    f'{"utilisation":>13}{"peak GiB":>10}{"ratio":>8}'
   ]
   for row in rows:
+    memory = '-'
+    if row['peak_bytes'] is not None:
+      memory = f'{row["peak_bytes"] / 2**30:.2f}'
     lines.append(
-      f'{row["name"]:<14}{row["median_seconds"]:>14.4f}'
+      f'{row["name"]:<16}{row["median_seconds"]:>14.4f}'
       f'{row["spread_seconds"]:>10.4f}{row["tokens_per_second"]:>12,.0f}'
-      f'{row["ratio_to_first"]:>8.3f}'
+      f'{row["utilisation"]:>13.3f}{memory:>10}{row["ratio_to_first"]:>8.3f}'
     )
   return '\n'.join(lines)
 
 
+def draw_chart(rows: Sequence[dict], path: str, title: str) -> None:
+  """Writes a bar chart of the medians, quartiles as whiskers."""
+  import matplotlib.pyplot as plt
+
+  figure, axes = plt.subplots(figsize=(7.0, 0.9 + 0.45 * len(rows)))
+  names = [row['name'] for row in rows][::-1]
+  axes.barh(
+    names,
+    [row['median_seconds'] for row in rows][::-1],
+    xerr=[row['spread_seconds'] for row in rows][::-1],
+    color='0.6',
+  )
+  axes.set_xlabel('seconds a step, median and half the quartile distance')
+  axes.set_title(title)
+  for side in ('top', 'right'):
+    axes.spines[side].set_visible(False)
+  figure.tight_layout()
+  figure.savefig(path)
+  plt.close(figure)
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """Parses the command line of `tools/benchmark_step.py`."""
+  arms = '\n'.join(f'  {n}: {t}' for n, t in step_arms.DESCRIPTIONS.items())
   parser = command_line.ArgumentParser(
-    description='Times whole train steps of several arms side by side: '
-    "stock (the Model Garden's BertEncoderV2 and BertPretrainerV2), none "
-    '(ours without dropping), loss (ours with token dropping, ranked), '
-    'sampled (the same at temperature 1), random, fixed_order (ours, always '
-    'keeping the first K positions).'
+    description=f'{__doc__}\nArms:\n{arms}',
   )
   parser.add_argument('--model', choices=sorted(SIZES), default='bert_base')
+  parser.add_argument('--num_layers', type=int, help="instead of the model's")
   parser.add_argument(
     '--precision', default='float32', choices=('float32', 'mixed_bfloat16')
   )
   parser.add_argument('--batch_size', type=int, default=8)
   parser.add_argument('--seq_length', type=int, default=512)
   parser.add_argument('--token_keep_k', type=int, default=256)
+  parser.add_argument('--crossing_layer', type=int)
   parser.add_argument('--max_predictions_per_seq', type=int, default=76)
   parser.add_argument('--vocab_size', type=int, default=30522)
   parser.add_argument('--dropout_rate', type=float, default=0.1)
   parser.add_argument('--norm_first', action='store_true')
   parser.add_argument('--steps', type=int, default=7)
   parser.add_argument('--warm_up_steps', type=int, default=2)
-  parser.add_argument(
-    '--arms',
-    default='stock,none,loss',
-    help='comma-separated, of: ' + ', '.join(ARMS),
-  )
+  parser.add_argument('--arms', default='stock,none,loss')
   parser.add_argument('--xla', action='store_true', help='compile with XLA')
+  parser.add_argument(
+    '--memory',
+    action='store_true',
+    help='also measure peak memory, each arm in a process of its own',
+  )
+  parser.add_argument('--memory_of', default='', help=argparse.SUPPRESS)
   parser.add_argument(
     '--selection',
     action='store_true',
     help='also time selection and table update alone',
   )
   parser.add_argument('--output_json', default='')
+  parser.add_argument('--chart', default='', help='a .svg or .png file')
   arguments = parser.parse_args(argv)
   arguments.arms = arguments.arms.split(',')
   unknown = [arm for arm in arguments.arms if arm not in ARMS]
@@ -303,21 +329,56 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Times the arms and prints the table."""
   arguments = parse_arguments(argv)
   tf_keras.mixed_precision.set_global_policy(arguments.precision)
-  rows = time_arms(arguments)
-  print(format_table(rows))
-  results = {'arms': rows, 'arguments': vars(arguments)}
-  if arguments.selection:
-    selection = time_selection(arguments)
-    results['selection_seconds'] = selection
-    print(f'selection and table update alone: {1000 * selection:.2f} ms')
-    by_name = {row['name']: row['median_seconds'] for row in rows}
-    if 'loss' in by_name:
-      print(f'  {100 * selection / by_name["loss"]:.2f} % of the loss step')
+  with tempfile.TemporaryDirectory() as folder:
+    vocab_path = step_arms.write_vocabulary(folder, arguments.vocab_size)
+    config = task_config(arguments, vocab_path)
+    if arguments.memory_of:
+      print(_own_memory(arguments.memory_of, arguments, config))
+      return
+    results = run(arguments, config)
   if arguments.output_json:
-    with open(arguments.output_json, 'w', encoding='utf-8') as file:
-      json.dump(results, file, indent=2)
+    pathlib.Path(arguments.output_json).write_text(
+      json.dumps(results, indent=2), encoding='utf-8'
+    )
+
+
+def run(arguments, config) -> dict:
+  """Measures everything that the flags ask for, printing as it goes."""
+  rows, peak = time_arms(arguments, config)
+  if arguments.memory:
+    for row in rows:
+      row['peak_bytes'] = measure_memory(row['name'], arguments)
+  print(format_table(rows))
+  print(f'matrix product peak: {peak / 1e9:,.0f} GFLOP/s')
+  results = {
+    'arms': rows,
+    'peak_operations_per_second': peak,
+    'arguments': vars(arguments),
+  }
+  if arguments.selection:
+    results['selection_seconds'] = _report_selection(arguments, config, rows)
+  if arguments.chart:
+    title = (
+      f'{arguments.model}, {arguments.precision}, B {arguments.batch_size}, '
+      f'S {arguments.seq_length}, K {arguments.token_keep_k}'
+    )
+    draw_chart(rows, arguments.chart, title)
+  return results
+
+
+def _report_selection(arguments, config, rows):
+  selection = time_selection(arguments, config)
+  print(f'selection and table update alone: {1000 * selection:.2f} ms')
+  by_name = {row['name']: row['median_seconds'] for row in rows}
+  if 'loss' in by_name:
+    print(f'  {100 * selection / by_name["loss"]:.2f} % of the loss step')
+  return selection
 
 
 def console_main() -> None:
   """Entry point of the tool."""
   command_line.run_main(main)
+
+
+if __name__ == '__main__':
+  console_main()

@@ -7,6 +7,7 @@ Letters: B batch of a replica, S sequence length, K tokens kept, P prediction
 slots, V vocabulary.
 """
 
+import contextlib
 import copy
 import pathlib
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from official.modeling import optimization
 from official.nlp.configs import bert, encoders
 from official.nlp.tasks import masked_lm
 
-from tokendrop_tf import configs
+from tokendrop_tf import configs, step_cost
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.layers import fused, random_seeds
 
 STOCK = 'stock'
 _SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -31,6 +33,24 @@ class _FixedOrderEncoder(encoder_lib.TokenDropBertEncoder):
 
   def _sort(self, inputs, keep_k, seed):
     return inputs, None
+
+
+class _FullLastLayerEncoder(encoder_lib.TokenDropBertEncoder):
+  """Computes the last layer for all positions and then gathers."""
+
+  def call(self, inputs, output_positions=None, **kwargs):
+    outputs = super().call(inputs, **kwargs)
+    if output_positions is not None:
+      outputs['sequence_output'] = tf.gather(
+        outputs['sequence_output'], output_positions, batch_dims=1
+      )
+    return outputs
+
+
+class _FullLastLayerTask(task_lib.TokenDropPretrainingTask):
+  """The token-dropping step with a last layer for all positions."""
+
+  encoder_class = _FullLastLayerEncoder
 
 
 class _FixedOrderTask(task_lib.TokenDropPretrainingTask):
@@ -44,7 +64,16 @@ def _with_policy(config, policy, **token_drop):
 
 
 def _without_dropout(config):
+  _with_policy(config, 'loss')
   config.model.override({'dropout_rate': 0.0, 'attention_dropout_rate': 0.0})
+
+
+def _library_dropout(x, rate, seed):
+  if seed is None or rate == 0.0:
+    return x
+  return tf.nn.experimental.stateless_dropout(
+    x, rate=rate, seed=seed, rng_alg='philox'
+  )
 
 
 # What an arm changes in the configuration of the run.
@@ -54,9 +83,21 @@ _CHANGES = {
   'sampled': lambda config: _with_policy(config, 'loss', temperature=1.0),
   'random': lambda config: _with_policy(config, 'random'),
   'fixed_order': lambda config: _with_policy(config, 'random'),
+  'full_last_layer': lambda config: _with_policy(config, 'loss'),
+  'unfused': lambda config: _with_policy(config, 'loss'),
+  'library_dropout': lambda config: _with_policy(config, 'loss'),
+  'no_dropout': _without_dropout,
   'configured': lambda config: None,
 }
-_TASKS = {'fixed_order': _FixedOrderTask}
+_TASKS = {
+  'fixed_order': _FixedOrderTask,
+  'full_last_layer': _FullLastLayerTask,
+}
+# What an arm changes in the code while its step is traced.
+_PATCHES = {
+  'unfused': (fused, 'enabled', False),
+  'library_dropout': (random_seeds, 'dropout', _library_dropout),
+}
 DESCRIPTIONS = {
   STOCK: "the Model Garden's BertEncoderV2, BertPretrainerV2 and MaskedLMTask",
   'none': 'ours without dropping',
@@ -64,6 +105,10 @@ DESCRIPTIONS = {
   'sampled': 'the same at temperature 1',
   'random': 'ours, dropping at random',
   'fixed_order': 'ours, always keeping the first K positions',
+  'full_last_layer': 'loss with a last layer that computes all positions',
+  'unfused': 'loss with GELU and normalization as separate operations',
+  'library_dropout': "loss with TensorFlow's stateless dropout",
+  'no_dropout': 'loss without dropout',
   'configured': 'ours exactly as configured',
 }
 ARMS = tuple(DESCRIPTIONS)
@@ -225,9 +270,44 @@ class TrainStep:
 
   def function(self, jit_compile: bool = False) -> Callable[..., dict]:
     """Returns the step as a `tf.function` of a batch."""
-    return tf.function(
-      lambda batch: self.task.train_step(
-        batch, self.model, self.optimizer, self.metrics
-      ),
-      jit_compile=jit_compile,
-    )
+
+    def step(batch):
+      with _patched(self.arm):
+        return self.task.train_step(
+          batch, self.model, self.optimizer, self.metrics
+        )
+
+    return tf.function(step, jit_compile=jit_compile)
+
+
+@contextlib.contextmanager
+def _patched(arm):
+  """Applies an arm's change of the code; tracing happens inside."""
+  if arm not in _PATCHES:
+    yield
+    return
+  module, name, value = _PATCHES[arm]
+  original = getattr(module, name)
+  setattr(module, name, value)
+  try:
+    yield
+  finally:
+    setattr(module, name, original)
+
+
+def operations(arm: str, config: configs.PretrainingTaskConfig) -> int:
+  """Returns the operations of one sequence's matrix products in a step.
+
+  Two for each multiply-add, three times the forward pass: the backward pass
+  takes twice as much.
+  """
+  config = copy.deepcopy(config)
+  rows = step_cost.predicted_rows(config)
+  if arm == STOCK:
+    return 6 * step_cost.plain_cost(config).total
+  _CHANGES[arm](config)
+  if arm == 'full_last_layer':
+    rows = None
+  if config.token_drop.policy == 'none':
+    return 6 * step_cost.plain_cost(config, rows).total
+  return 6 * step_cost.dropping_cost(config, rows).total
