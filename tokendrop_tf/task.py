@@ -336,21 +336,14 @@ class TokenDropPretrainingTask(base_task.Task):
 
   def _slot_results(self, inputs, outputs):
     """Returns losses and hits, float32 [B, P]; of sentences, [B, 1]."""
-    logits = tf.cast(outputs['mlm_logits'], tf.float32)
-    labels = inputs['masked_lm_ids']
-    slots = {
-      'losses': tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=logits
-      ),
-      'hits': _hits(labels, logits),
-    }
+    losses, hits = layers.label_loss(
+      outputs['mlm_logits'], inputs['masked_lm_ids']
+    )
+    slots = {'losses': losses, 'hits': hits}
     if self.task_config.model.use_next_sentence_head:
-      logits = tf.cast(outputs[NEXT_SENTENCE], tf.float32)[:, tf.newaxis]
-      labels = inputs['next_sentence_labels']
-      slots['sentence_losses'] = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=logits
+      slots['sentence_losses'], slots['sentence_hits'] = layers.label_loss(
+        outputs[NEXT_SENTENCE][:, tf.newaxis], inputs['next_sentence_labels']
       )
-      slots['sentence_hits'] = _hits(labels, logits)
     return slots
 
   def _replica_loss(self, slots, shares):
@@ -422,9 +415,3 @@ class TokenDropPretrainingTask(base_task.Task):
         full['losses'] - dropping['losses'], weights
       )
     return {}
-
-
-def _hits(labels, logits):
-  """1.0 where the highest logit is the label's, float32, shape of `labels`."""
-  predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
-  return tf.cast(tf.equal(predictions, tf.cast(labels, tf.int32)), tf.float32)

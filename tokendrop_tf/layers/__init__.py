@@ -1,5 +1,6 @@
 """Keras layers of the token-dropping encoder."""
 
+from tokendrop_tf.layers.label_loss import label_loss
 from tokendrop_tf.layers.masked_lm import MaskedLMHead
 from tokendrop_tf.layers.position_embedding import (
   IndexedPositionEmbedding,
@@ -16,4 +17,5 @@ __all__ = [
   'TokenImportance',
   'TokenOrder',
   'TransformerBlock',
+  'label_loss',
 ]

@@ -1,0 +1,48 @@
+"""Cross-entropy and hits, compiled and not, against TensorFlow's."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tokendrop_tf import layers
+
+LABELS = tf.constant([[0, 5, 2], [7, 7, 1]])
+
+
+def run(logits, jit_compile):
+  @tf.function(jit_compile=jit_compile)
+  def losses_hits_gradient(logits):
+    with tf.GradientTape() as tape:
+      tape.watch(logits)
+      losses, hits = layers.label_loss(logits, LABELS)
+      total = tf.reduce_sum(losses * tf.constant([[1.0, 2.0, 0.0]] * 2))
+    return losses, hits, tape.gradient(total, logits)
+
+  return losses_hits_gradient(logits)
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+def test_compiled_and_not_agree_with_the_definition(dtype):
+  logits = tf.cast(5.0 * tf.random.stateless_normal([2, 3, 8], [1, 2]), dtype)
+  wide = tf.cast(logits, tf.float32).numpy()
+  own = np.take_along_axis(wide, LABELS.numpy()[..., None], -1)[..., 0]
+  expected = np.log(np.exp(wide).sum(-1)) - own
+  hits = wide.argmax(-1) == LABELS.numpy()
+  tolerance = 1e-5 if dtype == tf.float32 else 1e-2
+  gradients = []
+  for jit_compile in (False, True):
+    losses, found, gradient = run(logits, jit_compile)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found, hits)
+    assert losses.dtype == found.dtype == tf.float32
+    assert gradient.dtype == dtype
+    gradients.append(tf.cast(gradient, tf.float32))
+  np.testing.assert_allclose(*gradients, atol=tolerance)
+
+
+def test_large_logits_stay_finite():
+  logits = tf.fill([2, 3, 8], 3e4)
+  for jit_compile in (False, True):
+    losses, _, gradient = run(logits, jit_compile)
+    np.testing.assert_allclose(losses, np.log(8.0), atol=1e-2)
+    assert np.isfinite(gradient).all()
