@@ -12,6 +12,7 @@ inlined.
 import math
 
 import tensorflow as tf
+import tf_keras
 
 from tokendrop_tf.layers import random_seeds
 
@@ -39,7 +40,7 @@ def gelu(x: tf.Tensor, training: bool = False) -> tf.Tensor:
 def add_and_normalize(
   residual: tf.Tensor,
   branch: tf.Tensor,
-  norm: tf.keras.layers.Layer,
+  norm: tf_keras.layers.Layer,
   rate: float,
   seed: tf.Tensor | None,
   dtype: tf.DType,
@@ -102,7 +103,7 @@ def _gelu_argument(x):
   return x * (_GELU_A + _GELU_B * x * x)
 
 
-@tf.function(jit_compile=True, reduce_retracing=False)
+@tf.function(jit_compile=True)
 def _compiled_gelu(x):
   return _gelu(x)
 
