@@ -120,6 +120,7 @@ class TestSections:
         'enable_xla',
         'all_reduce_alg',
         'num_packs',
+        'worker_timeout_seconds',
       ),
       'pretraining': ('seed', 'init_checkpoint'),
       'finetuning': (
