@@ -116,12 +116,11 @@ def create_runner(params, mode, model_dir, strategy, report):
   checkpoint = _find_checkpoint(mode, model_dir, strategy, report)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
-  if 'train' in mode and hasattr(task, 'resume_data'):
-    task.resume_data(
-      checkpoints.step_of(checkpoint) if checkpoint else 0,
-      model_dir,
-      strategy.extended.should_checkpoint,
-    )
+  step = checkpoints.step_of(checkpoint) if checkpoint else 0
+  # A run that has ended reads no more data.
+  goes_on = 'train' in mode and step < params.trainer.train_steps
+  if goes_on and hasattr(task, 'resume_data'):
+    task.resume_data(step, model_dir, strategy.extended.should_checkpoint)
   if params.runtime.enable_xla and not params.runtime.num_gpus:
     # On GPUs the Model Garden's trainer compiles the step itself, on TPUs
     # everything is compiled.

@@ -54,6 +54,8 @@ def test_a_server_answers_until_ctrl_c_and_what_has_come_in(exports):
     stderr=subprocess.PIPE,
     text=True,
     env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'},
+    # Tests that run in the background have it ignored, and so would the server.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
     loaded, serving = server.stdout.readline(), server.stdout.readline()
