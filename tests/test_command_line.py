@@ -143,3 +143,9 @@ def test_help_lists_the_flags(capsys):
     '--verbose',
   ):
     assert flag in text
+
+
+def test_xla_greets_unseen_and_stderr_is_open_again(capfd):
+  command_line.silence_xla.__wrapped__()
+  os.write(2, b'seen')
+  assert capfd.readouterr().err == 'seen'

@@ -344,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(arguments, config) -> dict:
   """Measures everything that the flags ask for, printing as it goes."""
+  command_line.silence_xla()
   rows, peak = time_arms(arguments, config)
   if arguments.memory:
     for row in rows:

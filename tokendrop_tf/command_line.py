@@ -6,6 +6,7 @@ loaded.
 
 import argparse
 import difflib
+import functools
 import logging
 import os
 import sys
@@ -144,3 +145,26 @@ def silence_libraries():
   absl_logging.set_verbosity(absl_logging.ERROR)
   absl_logging.set_stderrthreshold('error')
   logging.getLogger('tensorflow').setLevel(logging.ERROR)
+
+
+@functools.cache
+def silence_xla():
+  """Lets XLA greet where nobody sees it.
+
+  XLA tells on stderr, once in a process and whatever the log level, that it has
+  compiled something. Here it compiles nothing of importance, with stderr shut.
+  Call it before the first step, after the devices are configured.
+  """
+  if os.environ.get(_LOG_LEVEL) == '0':
+    return
+  import tensorflow as tf
+
+  sys.stderr.flush()
+  stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    tf.function(lambda number: number + 1.0, jit_compile=True)(tf.zeros([]))
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.close(nowhere)

@@ -408,6 +408,7 @@ def time_train_step(params) -> tuple[float, float]:
     Median seconds of a warm step, and seconds until the first was done.
   """
   began = time.monotonic()
+  command_line.silence_xla()
   task = task_lib.TokenDropPretrainingTask(params.task)
   model = task.build_model()
   optimizer = task.create_optimizer(params.trainer.optimizer_config)

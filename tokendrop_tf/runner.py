@@ -27,6 +27,7 @@ from orbit import controller as orbit_controller
 
 from tokendrop_tf import (
   checkpoints,
+  command_line,
   errors,
   event_files,
   progress,
@@ -112,6 +113,7 @@ def create_runner(params, mode, model_dir, strategy, report):
   Returns:
     A `train_lib.OrbitExperimentRunner`; `run_loops` does the work.
   """
+  command_line.silence_xla()
   performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
   checkpoint = _find_checkpoint(mode, model_dir, strategy, report)
   with strategy.scope():
