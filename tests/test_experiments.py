@@ -115,12 +115,12 @@ class TestSections:
         'distribution_strategy',
         'num_gpus',
         'num_logical_cpu_devices',
+        'worker_timeout_seconds',
         'tpu',
         'mixed_precision_dtype',
         'enable_xla',
         'all_reduce_alg',
         'num_packs',
-        'worker_timeout_seconds',
       ),
       'pretraining': ('seed', 'init_checkpoint'),
       'finetuning': (
