@@ -99,7 +99,7 @@ def test_more_time_or_a_faster_machine_gives_more_steps():
 def test_chosen_steps_leave_time_for_all_else():
   seconds, plain = 600.0, 0.25
   steps = quickstart.fitting_steps(seconds, plain, 10.0, validation_steps=20.0)
-  both_arms = steps * plain * 1.75
+  both_arms = steps * plain * 1.93
   startups = 2 * (10.0 + 10.0)
   validations = 6 * 3 * 0.4 * 20.0 * plain
   assert 0.5 * seconds < both_arms + startups + validations < 0.97 * seconds
