@@ -86,7 +86,7 @@ test: $(STAMP)
 
 # What docs/reliability.md promises, tried at length.
 test-faults: $(STAMP)
-	@$(VENV_PYTHON) -m pytest -m faults -s tests/faults
+	@$(VENV_PYTHON) -m pytest -m faults -s tests/faults tests/test_resume.py
 
 # transformers and PyTorch have an environment of their own: they need nothing of
 # TensorFlow, and nothing here needs them.

@@ -59,6 +59,7 @@ def test_killed_between_checkpoints(corpus, whole, tmp_path, monkeypatch):
   harness.assert_same_result(whole, run, step=20)
 
 
+@pytest.mark.faults
 def test_killed_in_the_last_validation(corpus, whole, tmp_path, monkeypatch):
   run = harness.TinyRun(corpus, tmp_path / 'run', STEPS)
   cut(run, monkeypatch, 'end_validation', lambda step: step == 20, kill)
@@ -66,6 +67,7 @@ def test_killed_in_the_last_validation(corpus, whole, tmp_path, monkeypatch):
   harness.assert_same_result(whole, run, step=20)
 
 
+@pytest.mark.faults
 def test_terminated_within_a_loop(corpus, whole, tmp_path, monkeypatch, capsys):
   run = harness.TinyRun(corpus, tmp_path / 'run', STEPS)
   monkeypatch.setattr(train.runner, 'SECONDS_PER_SLICE', 0.0)
