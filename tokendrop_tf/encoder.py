@@ -16,6 +16,14 @@ from tokendrop_tf.layers import random_seeds
 
 # What the Model Garden adds to the attention logits of padding.
 _PADDING_BIAS = -1e9
+# Features of a position, which are sorted with it; the last two are optional.
+_OF_POSITIONS = (
+  'input_word_ids',
+  'input_mask',
+  'input_type_ids',
+  'segment_ids',
+  'position_ids',
+)
 
 
 @tf_keras.utils.register_keras_serializable(package='tokendrop_tf')
@@ -33,7 +41,14 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
   and weights have the same names in a checkpoint.
 
   Inputs: a dict of `input_word_ids`, `input_mask` (1 for a token, 0 for
-  padding) and `input_type_ids`, int32 [B, S]; and in `call`:
+  padding) and `input_type_ids`, int32 [B, S]; of rows that hold several
+  documents also
+    segment_ids: int32 [B, S], the number of the document, 0 for padding;
+      attention then stays within a document.
+    position_ids: int32 [B, S], places in the position table; without them
+      those of the row, 0 .. S - 1.
+  With both, a document's output is what it would be in a row of its own. And in
+  `call`:
     output_positions: int32 [B, P], reading-order positions whose output is
       wanted; the last layer then queries at these only. `None` is all S.
     training: whether to drop out, and to drop tokens unless told otherwise.
@@ -164,7 +179,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     self._create_drop_stage()
     self.inputs = {
       name: tf_keras.Input(shape=(None,), dtype=tf.int32)
-      for name in ('input_word_ids', 'input_mask', 'input_type_ids')
+      for name in _OF_POSITIONS[:3]
     }
 
   # Attribute names below are those of `BertEncoderV2`: a checkpoint keeps them.
@@ -270,9 +285,12 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     # 1., 2. Sort the integers: ids, types, mask and positions.
     features, order = self._sort(inputs, keep_k, order_seed)
     # 3. Embed in that order.
-    rows = self._embed(features, order, dropout_seeds[0])
-    bias = self._attention_bias(features['input_mask'])
+    positions = features.get('position_ids', order)
+    rows = self._embed(features, positions, dropout_seeds[0])
     # 4. to 6. All layers but the last.
+    bias = _AttentionBias(
+      features['input_mask'], features.get('segment_ids'), self.compute_dtype
+    )
     rows, all_rows = self._run_layers(
       rows, bias, keep_k, training, dropout_seeds[1:]
     )
@@ -281,7 +299,7 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     last = self._transformer_layers[-1](
       rows if queries is None else tf.gather(rows, queries, batch_dims=1),
       key_value=None if queries is None else rows,
-      attention_bias=bias,
+      attention_bias=bias.at(queries),
       training=training,
       seed=dropout_seeds[-1],
     )
@@ -340,25 +358,21 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
     order = self._token_order(scores, seed=seed)
     features = {
       name: tf.gather(inputs[name], order, batch_dims=1)
-      for name in ('input_word_ids', 'input_mask', 'input_type_ids')
+      for name in _OF_POSITIONS
+      if name in inputs
     }
     return features, order
 
-  def _embed(self, features, order, seed):
+  def _embed(self, features, positions, seed):
     """Returns embeddings, [B, S, H], dropped out where there is a seed."""
     rows = self._embedding_layer(features['input_word_ids'])
-    rows += self._position_embedding_layer(rows, positions=order)
+    rows += self._position_embedding_layer(rows, positions=positions)
     rows += self._type_embedding_layer(features['input_type_ids'])
     rows = tf.cast(self._embedding_norm_layer(rows), self.compute_dtype)
     rows = random_seeds.dropout(rows, self._output_dropout_rate, seed)
     if self._embedding_projection is not None:
       rows = self._embedding_projection(rows)
     return rows
-
-  def _attention_bias(self, mask):
-    """Returns [B, 1, 1, S]: 0 for tokens, very negative for padding."""
-    padding = 1.0 - tf.cast(mask, self.compute_dtype)
-    return (padding * _PADDING_BIAS)[:, tf.newaxis, tf.newaxis, :]
 
   def _run_layers(self, rows, bias, keep_k, training, seeds):
     """Runs all layers but the last.
@@ -368,25 +382,29 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
       and the list of every layer's rows (`None` with dropping).
     """
     blocks = list(zip(self._transformer_layers, seeds))[:-1]
+    to_all = bias.of_rows()
     if keep_k is None:
       all_rows = []
       for block, seed in blocks:
-        rows = block(rows, attention_bias=bias, training=training, seed=seed)
+        rows = block(rows, attention_bias=to_all, training=training, seed=seed)
         all_rows.append(rows)
       return rows, all_rows
     num_full = self._crossing_layer - 1
     for block, seed in blocks[:num_full]:
-      rows = block(rows, attention_bias=bias, training=training, seed=seed)
+      rows = block(rows, attention_bias=to_all, training=training, seed=seed)
     # Dropping is this slice: the tokens that matter come first.
     kept, dropped = rows[:, :keep_k], rows[:, keep_k:]
     crossing, seed = blocks[num_full]
     kept = crossing(
-      kept, key_value=rows, attention_bias=bias, training=training, seed=seed
+      kept,
+      key_value=rows,
+      attention_bias=bias.of_rows(keep_k),
+      training=training,
+      seed=seed,
     )
+    to_kept = bias.of_rows(keep_k, keep_k)
     for block, seed in blocks[num_full + 1 :]:
-      kept = block(
-        kept, attention_bias=bias[..., :keep_k], training=training, seed=seed
-      )
+      kept = block(kept, attention_bias=to_kept, training=training, seed=seed)
     # Restoring is this concatenation.
     return tf.concat([kept, tf.cast(dropped, kept.dtype)], axis=1), None
 
@@ -428,6 +446,11 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
   def pooler_layer(self):
     return self._pooler_layer
 
+  @property
+  def optional_inputs(self) -> tuple[str, ...]:
+    """Names of the inputs that `call` takes beside `inputs`."""
+    return _OF_POSITIONS[len(self.inputs) :]
+
   def get_embedding_table(self):
     return self._embedding_layer.embeddings
 
@@ -436,6 +459,50 @@ class TokenDropBertEncoder(tf_keras.layers.Layer):
 
   def get_config(self):
     return {**super().get_config(), **self._config}
+
+
+class _AttentionBias:
+  """What is added to attention logits: 0 where a query may look, else -1e9.
+
+  Without segments it is one number a key. With them it is a comparison of two
+  rows of integers, made for the queries and keys at hand and never for all
+  heads.
+
+  Args:
+    mask: int32 [B, S], 1 for a token.
+    segment_ids: int32 [B, S] or `None`.
+    dtype: of the bias.
+  """
+
+  def __init__(self, mask, segment_ids, dtype):
+    padding = 1.0 - tf.cast(mask, dtype)
+    self._padding = (padding * _PADDING_BIAS)[:, tf.newaxis, tf.newaxis, :]
+    self._segments = segment_ids
+
+  def of_rows(self, num_queries=None, num_keys=None):
+    """Returns the bias of the first rows, [B, 1, 1 or queries, keys]."""
+    padding = self._padding[..., :num_keys]
+    if self._segments is None:
+      return padding
+    return _within_segments(
+      self._segments[:, :num_queries], self._segments[:, :num_keys], padding
+    )
+
+  def at(self, queries):
+    """Returns the bias of rows [B, Q] to all; `None` is all rows."""
+    if self._segments is None or queries is None:
+      return self.of_rows()
+    segments = tf.gather(self._segments, queries, batch_dims=1)
+    return _within_segments(segments, self._segments, self._padding)
+
+
+def _within_segments(of_queries, of_keys, padding):
+  """[B, T], [B, S], [B, 1, 1, S] -> [B, 1, T, S]"""
+  is_same = (
+    of_queries[:, tf.newaxis, :, tf.newaxis]
+    == (of_keys[:, tf.newaxis, tf.newaxis, :])
+  )
+  return tf.where(is_same, padding, tf.constant(_PADDING_BIAS, padding.dtype))
 
 
 def _check_layout(num_layers, crossing_layer, token_keep_k):

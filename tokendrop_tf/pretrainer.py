@@ -17,8 +17,9 @@ class TokenDropPretrainer(tf_keras.Model):
   Attribute names, and so checkpoints, are those of the Model Garden's
   `BertPretrainerV2`.
 
-  Inputs: the encoder's dict and `masked_lm_positions`, int32 [B, P]; in `call`
-  the encoder's `training`, `drop_tokens`, `token_keep_k` and `seed`.
+  Inputs: the encoder's dict, with or without its optional inputs, and
+  `masked_lm_positions`, int32 [B, P]; in `call` the encoder's `training`,
+  `drop_tokens`, `token_keep_k` and `seed`.
 
   Outputs: the encoder's dict (without `pooled_output` where no head reads it),
   and
@@ -82,7 +83,7 @@ class TokenDropPretrainer(tf_keras.Model):
     if positions is not None and self.classification_heads:
       positions = tf.pad(positions, [[0, 0], [1, 0]])  # heads read position 0
     outputs = self.encoder_network(
-      {name: inputs[name] for name in self.encoder_network.inputs},
+      self._encoder_inputs(inputs),
       output_positions=positions,
       training=training,
       drop_tokens=drop_tokens,
@@ -97,6 +98,11 @@ class TokenDropPretrainer(tf_keras.Model):
       rows = rows[:, 1:] if self.classification_heads else rows
       outputs['mlm_logits'] = self.masked_lm(rows)
     return outputs
+
+  def _encoder_inputs(self, inputs):
+    encoder = self.encoder_network
+    optional = [name for name in encoder.optional_inputs if name in inputs]
+    return {name: inputs[name] for name in (*encoder.inputs, *optional)}
 
   def _classify(self, head, rows, training, seed):
     """[B, S, H] -> [B, classes], with dropout that follows from the seed."""

@@ -26,15 +26,16 @@ class TransformerBlock(layers.TransformerEncoderBlock):
   """The Model Garden's `TransformerEncoderBlock`, computed for token dropping.
 
   Weights, their names in a checkpoint, and results are the Model Garden's. What
-  differs: queries may be fewer rows than keys; the mask is one additive bias a
-  key instead of a [B, S, S] tensor; dropout follows from a seed; and the
-  kernels that end a residual branch can start smaller, so that a post-norm
-  block begins near the identity.
+  differs: queries may be fewer rows than keys; the mask is an additive bias,
+  which is one number a key unless queries differ in what they may see; dropout
+  follows from a seed; and the kernels that end a residual branch can start
+  smaller, so that a post-norm block begins near the identity.
 
   Inputs:
     inputs: query rows, [B, T, H].
     key_value: rows to attend to, [B, S, H]; `None` is `inputs`.
-    attention_bias: [B, 1, 1, S], added to the attention logits; `None` is 0.
+    attention_bias: [B, 1, 1, S] or [B, 1, T, S], added to the attention logits;
+      `None` is 0.
     training: whether to drop out.
     seed: int32 [2], decides what is dropped out, or [3, 2], one for each place
       that drops out; `None` draws one.
