@@ -105,8 +105,9 @@ def run_main(main, arguments=None):
   """Runs a console command and exits the process with its code.
 
   Codes: 0 done, 2 something that the user can put right (one message on
-  stderr, no traceback), 130 Ctrl-C, 143 SIGTERM in a training. An unforeseen
-  exception keeps its traceback and the interpreter's code 1.
+  stderr, no traceback), 75 another worker was lost, 130 Ctrl-C, 143 SIGTERM in
+  a training. An unforeseen exception keeps its traceback and the interpreter's
+  code 1.
 
   Args:
     main: function of one argument, the list of command line arguments without
@@ -131,6 +132,12 @@ def run_main(main, arguments=None):
     sys.exit(main(arguments) or SUCCESS_CODE)
   except errors.UserError as error:
     print(f'Error: {error}', file=sys.stderr)
+    sys.exit(getattr(error, 'code', USER_ERROR_CODE))
+  except Exception:
+    # A reader's error, which TensorFlow has put into words of its own.
+    if (kept := errors.kept()) is None:
+      raise
+    print(f'Error: {kept}', file=sys.stderr)
     sys.exit(USER_ERROR_CODE)
   except KeyboardInterrupt as error:
     note = str(error)

@@ -1,5 +1,8 @@
 """Errors that reach the user as one message, without a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
   """Something the user can put right: the message says what and how.
@@ -19,3 +22,46 @@ class DataError(UserError):
 
 class TrainingError(UserError):
   """Training cannot go on, e.g. after a loss that is not finite."""
+
+
+# The last error of a Python function inside tf.data.
+_kept: list[UserError] = []
+
+
+def keep(error: UserError) -> None:
+  """Keeps an error that TensorFlow will put into words of its own."""
+  _kept[:] = [error]
+
+
+def kept() -> UserError | None:
+  """Returns the error that was kept last, once."""
+  return _kept.pop() if _kept else None
+
+
+@contextlib.contextmanager
+def as_kept() -> Iterator[None]:
+  """Raises a kept error in place of what TensorFlow makes of it.
+
+  Example:
+    with errors.as_kept():
+      for texts in corpus.documents():
+        ...
+  """
+  _kept.clear()
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    if found := kept():
+      raise found from error
+    raise
+
+
+class WorkerLostError(TrainingError):
+  """Another worker ended; the same command on all workers goes on.
+
+  Its exit code, EX_TEMPFAIL, tells supervisors that another try helps.
+  """
+
+  code = 75

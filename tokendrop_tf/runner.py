@@ -258,8 +258,9 @@ class Trainer(base_trainer.Trainer):
     if self.has_workers:
       number = request.signal_number or 0
       numbers = self._over_workers(tf.distribute.ReduceOp.SUM, number)
-      if numbers and not number:
-        request.signal_number = signal.SIGTERM
+      if not numbers:
+        return  # A signal that came meanwhile waits for the next time.
+      request.signal_number = request.signal_number or signal.SIGTERM
     request.check()
 
   def _choose_slice(self, seconds_per_step):

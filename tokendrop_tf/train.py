@@ -34,6 +34,7 @@ from tokendrop_tf import (
   runner,
   stopping,
   storage,
+  workers,
 )
 from tokendrop_tf import task as task_lib  # noqa: F401  (registers the task)
 from tokendrop_tf.data import label_levels, loader
@@ -76,6 +77,10 @@ def main(arguments):
       run_folder.check_unchanged(params, flags.model_dir)
       run_folder.save_configuration(params, gin_text, flags.model_dir)
     # 5. The run.
+    if params.runtime.distribution_strategy == 'multi_worker_mirrored':
+      stack.enter_context(
+        workers.named_losses(lambda: _where_it_stopped(flags.model_dir))
+      )
     run_reported(params, flags, strategy, is_chief, levels)
 
 

@@ -5,13 +5,15 @@
 
 runs `python -m tokendrop_tf.train` with everything after `--`, once for each
 worker, with `runtime.distribution_strategy = 'multi_worker_mirrored'`, the CPU
-and the loopback interface. On several machines, start the same command on each
-with a TF_CONFIG of its own; see docs/reliability.md.
+and the loopback interface. With `--restarts=3` all begin again from the newest
+checkpoint when one of them is lost. On several machines, start the same command
+on each with a TF_CONFIG of its own; see docs/reliability.md.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,13 +24,14 @@ import time
 from tokendrop_tf import command_line, errors
 
 _SECONDS_TO_END = 60
+_LOST_SIGNALS = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+_TASK = re.compile(r'/job:(\w+)/(?:replica:0/)?task:(\d+)')
 
 
 def main(arguments):
   """Runs the command; returns the exit code of the first worker that failed."""
   split = arguments.index('--') if '--' in arguments else len(arguments)
   flags = parse_flags(arguments[:split])
-  ports = free_ports(flags.num_workers)
   command = [
     sys.executable,
     '-m',
@@ -36,11 +39,25 @@ def main(arguments):
     *arguments[split + 1 :],
     "--gin_params=runtime.distribution_strategy = 'multi_worker_mirrored'",
   ]
-  workers = [
+  for left in reversed(range(flags.restarts + 1)):
+    code = wait_for(start(command, flags.num_workers))
+    if not left or not is_lost(code):
+      break
+    print(f'A worker was lost: all start again, {left - 1} restarts are left.')
+  return code
+
+
+def start(command, number: int) -> list[subprocess.Popen]:
+  """Starts a command in `number` processes with a TF_CONFIG each."""
+  return [
     subprocess.Popen(command, env={**os.environ, 'TF_CONFIG': config})
-    for config in tf_configs(ports)
+    for config in tf_configs(free_ports(number))
   ]
-  return wait_for(workers)
+
+
+def is_lost(code: int) -> bool:
+  """Returns whether an exit code says that a worker was lost, not at fault."""
+  return code == errors.WorkerLostError.code or code - 128 in _LOST_SIGNALS
 
 
 def parse_flags(arguments):
@@ -53,12 +70,19 @@ def parse_flags(arguments):
     default=2,
     help='Processes (default: %(default)s).',
   )
+  parser.add_argument(
+    '--restarts',
+    type=int,
+    default=0,
+    help='How often all start again after one was lost (default: %(default)s).',
+  )
   flags = parser.parse_args(arguments)
-  if flags.num_workers < 1:
-    raise errors.ConfigurationError(
-      '--num_workers must be at least 1. Received: '
-      f'{flags.num_workers}. Set --num_workers.'
-    )
+  for name, least in (('num_workers', 1), ('restarts', 0)):
+    value = getattr(flags, name)
+    if value < least:
+      raise errors.ConfigurationError(
+        f'--{name} must be at least {least}. Received: {value}. Set --{name}.'
+      )
   return flags
 
 
@@ -102,11 +126,12 @@ def wait_for(workers) -> int:
     number: signal.signal(number, hand_on)
     for number in (signal.SIGTERM, signal.SIGINT)
   }
-  failed = 0
-  while any(worker.poll() is None for worker in workers) and not failed:
-    failed = next((w.returncode for w in workers if w.returncode), 0)
+  failed, running = 0, True
+  while running and not failed:
     time.sleep(0.1)
-  failed = failed or next((w.returncode for w in workers if w.returncode), 0)
+    codes = [worker.poll() for worker in workers]
+    failed = next(filter(None, codes), 0)
+    running = None in codes
   _end(workers)
   for number, handler in before.items():
     signal.signal(number, handler)
@@ -167,6 +192,46 @@ def time_limit(addresses, seconds: float):
     yield
   finally:
     timer.cancel()
+
+
+@contextlib.contextmanager
+def named_losses(kept):
+  """Within it, the loss of another worker ends in a `WorkerLostError`.
+
+  Args:
+    kept: function without arguments; says where the run goes on.
+
+  Raises:
+    errors.WorkerLostError: naming the worker, where TensorFlow does.
+  """
+  import tensorflow as tf  # The launcher needs none.
+
+  try:
+    yield
+  except (tf.errors.OpError, RuntimeError) as error:
+    what = getattr(error, 'message', None) or str(error)
+    if 'Collective ops is aborted' not in what and not isinstance(
+      error, (tf.errors.UnavailableError, tf.errors.CancelledError)
+    ):
+      raise
+    raise errors.WorkerLostError(
+      'All workers must train to the end. Received: no more answer from '
+      f'{_lost(what)}. {kept()} Start the same command again on all workers.'
+    ) from error
+
+
+def _lost(what: str) -> str:
+  """Returns the workers that a message of TensorFlow speaks of."""
+  try:
+    tree = json.loads(os.environ.get('TF_CONFIG', ''))
+    here = (tree['task']['type'], int(tree['task']['index']))
+    tasks = {(job, int(index)) for job, index in _TASK.findall(what)} - {here}
+    return ', '.join(
+      f'{job} {index} ({tree["cluster"][job][index]})'
+      for job, index in sorted(tasks)
+    ) or ('another worker')
+  except (ValueError, LookupError, TypeError):
+    return 'another worker'
 
 
 def _give_up(addresses, seconds):
