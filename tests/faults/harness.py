@@ -74,10 +74,13 @@ class TinyRun:
       *(f'--gin_params={binding}' for binding in self.bindings),
     ]
 
+  def command(self):
+    return [sys.executable, '-m', 'tokendrop_tf.train', *self.arguments()]
+
   def start(self, environment=None, **options):
     """Starts the command in a process of its own."""
     return subprocess.Popen(
-      [sys.executable, '-m', 'tokendrop_tf.train', *self.arguments()],
+      self.command(),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
