@@ -15,11 +15,20 @@ from official.modeling import hyperparams
 from official.nlp.configs import encoders
 
 from tokendrop_tf import errors, keep_schedule
+from tokendrop_tf.data import mask_rates
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 POSITION_INITIALIZERS = ('truncated_normal', 'sinusoidal')
 POLICIES = ('loss', 'frequency', 'random', 'none')
-PACKINGS = ('across_documents', 'within_documents')
+PACKINGS = (
+  'across_documents',
+  'within_documents',
+  'one_document',
+  'best_fit',
+)
+# Masks that data are made with; 'importance' chooses in the train step.
+DATA_MASKINGS = ('token', 'whole_word', 'span')
+MASKINGS = (*DATA_MASKINGS, 'importance')
 DECAYS = ('linear', 'cosine', 'constant')
 STRATEGIES = ('one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 PRECISIONS = ('float32', 'bfloat16', 'mixed_bfloat16')
@@ -105,7 +114,8 @@ class PretrainingDataConfig(cfg.DataConfig):
   """Pretraining examples: from text, TFDS or TFRecords.
 
   `input_path` is a comma-separated list of globs. Files whose name contains
-  `.tfrecord` hold examples; all others are text, plain or `.gz`. With neither
+  `.tfrecord` hold examples; `.jsonl`, `.jsonl.gz` and `.parquet` hold records
+  with a text; all others are text, plain or `.gz`. With neither
   `input_path` nor `tfds_name`, the embedded corpus of documentation strings is
   read.
 
@@ -113,8 +123,20 @@ class PretrainingDataConfig(cfg.DataConfig):
     seq_length: S, positions per example.
     max_predictions_per_seq: P, masked-LM slots per example.
     mask_rate: share of the ordinary tokens that become labels.
-    packing: 'across_documents' or 'within_documents'.
+    masking: 'token', 'whole_word', 'span' or 'importance'.
+    mask_token_share: share of the labels that are replaced by [MASK].
+    random_token_share: share of the labels replaced by a random token.
+    span_stop_probability: of 'span': of a span to end after each word.
+    max_span_words: of 'span': words of a span at most.
+    masking_temperature: of 'importance': tokens become labels with weights
+      importance ** (1 / temperature).
+    mask_rate_schedule: 'SHARE:RATE' entries, see `data.mask_rates`; empty keeps
+      `mask_rate` throughout.
+    mask_schedule_steps: length of the training, of which the shares are.
+    packing: one of `PACKINGS`, see `data.packing`.
     use_next_sentence_label: reads next-sentence labels (TFRecords only).
+    text_field: of JSON lines the field, of Parquet the column, that is text.
+    skip_bad_text: leaves out lines and rows that are not text.
     tfds_text_feature: name of the text feature of the TFDS data set.
     seed: seed of document order, masks and shuffling.
     num_epochs: passes over the corpus; 0 is without end.
@@ -125,8 +147,18 @@ class PretrainingDataConfig(cfg.DataConfig):
   seq_length: int = 512
   max_predictions_per_seq: int = 76
   mask_rate: float = 0.15
+  masking: str = 'token'
+  mask_token_share: float = 0.8
+  random_token_share: float = 0.1
+  span_stop_probability: float = 0.2
+  max_span_words: int = 10
+  masking_temperature: float = 1.0
+  mask_rate_schedule: tuple[str, ...] = ()
+  mask_schedule_steps: int = 0
   packing: str = 'across_documents'
   use_next_sentence_label: bool = False
+  text_field: str = 'text'
+  skip_bad_text: bool = False
   tfds_text_feature: str = 'text'
   seed: int = 0
   num_epochs: int = 0
@@ -196,11 +228,20 @@ _POSITIVE = Range('above 0', lambda value: value > 0)
 _SHARE = Range('at least 0 and below 1', lambda value: 0 <= value < 1)
 _SEED = Range('between 0 and 2**31 - 1', lambda value: 0 <= value < 2**31)
 
+_WHOLE_SHARE = Range('between 0 and 1', lambda value: 0 <= value <= 1)
+
 _DATA_RANGES = {
   'global_batch_size': _at_least(1),
   'seq_length': _at_least(3),  # [CLS], one token, [SEP].
   'max_predictions_per_seq': _at_least(1),
   'mask_rate': Range('above 0 and below 1', lambda value: 0 < value < 1),
+  'masking': _one_of(MASKINGS),
+  'mask_token_share': _WHOLE_SHARE,
+  'random_token_share': _WHOLE_SHARE,
+  'span_stop_probability': Range(
+    'above 0 and at most 1', lambda value: 0 < value <= 1
+  ),
+  'max_span_words': _at_least(1),
   'packing': _one_of(PACKINGS),
   'num_epochs': _at_least(0),
   'held_out_documents': Range(
@@ -239,6 +280,7 @@ RANGES = {
   'token_drop.token_loss_beta': _SHARE,
   **{f'train_data.{name}': rule for name, rule in _DATA_RANGES.items()},
   **{f'validation_data.{name}': rule for name, rule in _DATA_RANGES.items()},
+  'train_data.masking_temperature': _POSITIVE,
   'optimizer.learning_rate': _POSITIVE,
   'optimizer.warmup_steps': _at_least(0),
   'optimizer.decay': _one_of(DECAYS),
@@ -339,6 +381,8 @@ def validate_experiment(params):
   for name in ('train_data', 'validation_data'):
     _check_slots(name, getattr(params.task, name))
     _check_source(name, getattr(params.task, name))
+    _check_masking(name, getattr(params.task, name))
+  _check_importance_masking(params.task)
   _check_both_data_agree(params.task)
   _check_next_sentence(params.task)
   _check_schedule(params.trainer)
@@ -526,13 +570,14 @@ def _check_pins(token_drop):
 def _check_slots(section, data):
   """P slots must hold the masked share of S - 2 ordinary tokens."""
   num_slots, ordinary = data.max_predictions_per_seq, data.seq_length - 2
-  masked = max(1, math.floor(data.mask_rate * ordinary))
+  mask_rate = mask_rates.highest(data)
+  masked = max(1, math.floor(mask_rate * ordinary))
   if not masked <= num_slots <= ordinary:
     raise errors.ConfigurationError(
       f'{section}.max_predictions_per_seq must hold the masked tokens: at '
       'least mask_rate * (seq_length - 2) and at most seq_length - 2. '
       f'Received: max_predictions_per_seq={num_slots}, where {masked} to '
-      f'{ordinary} fit mask_rate={data.mask_rate}, seq_length='
+      f'{ordinary} fit mask_rate={mask_rate}, seq_length='
       f'{data.seq_length}. Set {section}.max_predictions_per_seq.'
     )
 
@@ -543,6 +588,50 @@ def _check_source(section, data):
       f'{section} must have one source. Received: input_path='
       f'{data.input_path!r} and tfds_name={data.tfds_name!r}. Leave one of '
       f'{section}.input_path and {section}.tfds_name unset.'
+    )
+
+
+def _check_masking(section, data):
+  if data.mask_token_share + data.random_token_share > 1:
+    raise errors.ConfigurationError(
+      f'{section}.mask_token_share and {section}.random_token_share must be at '
+      f'most 1 together. Received: {data.mask_token_share} and '
+      f'{data.random_token_share}. Set {section}.mask_token_share.'
+    )
+  if '.tfrecord' not in str(data.input_path):
+    return
+  if data.masking not in ('token', 'importance'):
+    raise errors.ConfigurationError(
+      f'{section}.masking = {data.masking!r} masks text; TFRecords have the '
+      'masks that they were written with. Received: '
+      f'{section}.input_path={data.input_path!r}. Leave {section}.masking '
+      'unset, and write the files with --masking of '
+      'tools/create_pretraining_data.py.'
+    )
+  if data.mask_rate_schedule:
+    raise errors.ConfigurationError(
+      f'{section}.mask_rate_schedule needs text; TFRecords have the masks that '
+      f'they were written with. Received: {section}.input_path='
+      f'{data.input_path!r}. Set {section}.input_path to text, or leave '
+      f'{section}.mask_rate_schedule unset.'
+    )
+
+
+def _check_importance_masking(task):
+  if task.validation_data.masking == 'importance':
+    raise errors.ConfigurationError(
+      "validation_data.masking = 'importance' would make every model's "
+      'validation another. Received: it. Leave validation_data.masking unset.'
+    )
+  policy = task.token_drop.policy
+  if task.train_data.masking == 'importance' and policy not in (
+    'loss',
+    'frequency',
+  ):
+    raise errors.ConfigurationError(
+      "train_data.masking = 'importance' needs the importance table of "
+      "token_drop.policy 'loss' or 'frequency'. Received: token_drop.policy="
+      f'{policy!r}. Set token_drop.policy, or another train_data.masking.'
     )
 
 
@@ -568,6 +657,13 @@ def _check_next_sentence(task):
         f'model.use_next_sentence_head={has_head}, '
         f'{section}.use_next_sentence_label={has_labels}. Set both or '
         'neither.'
+      )
+    if has_labels and data.packing == 'best_fit':
+      raise errors.ConfigurationError(
+        f"{section}.packing = 'best_fit' has several documents in a row, and "
+        'the next-sentence head reads one [CLS]. Received: '
+        f'{section}.use_next_sentence_label=True. Set {section}.packing, or '
+        'leave the label and the head out.'
       )
     if has_labels and '.tfrecord' not in str(data.input_path):
       raise errors.ConfigurationError(

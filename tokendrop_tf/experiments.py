@@ -271,6 +271,8 @@ def vocabulary(
 def train_data(
   *,
   input_path: str = '',
+  text_field: str = 'text',
+  skip_bad_text: bool = False,
   tfds_name: str = '',
   tfds_split: str = 'train',
   tfds_data_dir: str = '',
@@ -279,6 +281,13 @@ def train_data(
   seq_length: int = 512,
   max_predictions_per_seq: int = 76,
   mask_rate: float = 0.15,
+  mask_rate_schedule: tuple[str, ...] = (),
+  masking: str = 'token',
+  mask_token_share: float = 0.8,
+  random_token_share: float = 0.1,
+  span_stop_probability: float = 0.2,
+  max_span_words: int = 10,
+  masking_temperature: float = 1.0,
   packing: str = 'across_documents',
   use_next_sentence_label: bool = False,
   num_epochs: int = 0,
@@ -292,8 +301,11 @@ def train_data(
   installed Python packages are read.
 
   Args:
-    input_path: comma-separated files or globs: `.txt`, `.txt.gz`, or any name
-      with `.tfrecord` in it.
+    input_path: comma-separated files or globs: `.txt`, `.jsonl`, either with
+      `.gz`, `.parquet`, or any name with `.tfrecord` in it.
+    text_field: of `.jsonl` the field, of `.parquet` the column, that is text.
+    skip_bad_text: leaves lines and rows that are not text out, and counts them,
+      instead of refusing their file.
     tfds_name: name of a TFDS text data set, instead of `input_path`.
     tfds_split: split of it.
     tfds_data_dir: folder of TFDS data sets; empty is its default.
@@ -303,8 +315,24 @@ def train_data(
     max_predictions_per_seq: P, masked-LM slots per sequence; at least
       `mask_rate * (seq_length - 2)`.
     mask_rate: share of the ordinary tokens that are predicted.
+    mask_rate_schedule: mask rates over the training, such as ('0:0.3',
+      '0.5:0.15'): from this share of `trainer.train_steps` on, this rate. Empty
+      keeps `mask_rate` throughout; validation always does.
+    masking: 'token' chooses single tokens, 'whole_word' whole words, 'span'
+      runs of words, 'importance' single tokens by the importance table, in the
+      train step.
+    mask_token_share: share of the predicted tokens that show [MASK].
+    random_token_share: share of them that show a random token; the others show
+      themselves.
+    span_stop_probability: of 'span': probability that a span ends after each of
+      its words; their number is geometric.
+    max_span_words: of 'span': longest span, in words.
+    masking_temperature: of 'importance': tokens are sampled with weights
+      importance ** (1 / temperature); the higher, the more evenly.
     packing: 'across_documents' fills every sequence, 'within_documents' starts
-      a sequence with every document.
+      a sequence with every document, 'one_document' cuts off what of a document
+      exceeds a sequence, 'best_fit' puts several whole documents into one that
+      do not see each other.
     use_next_sentence_label: reads next-sentence labels, from TFRecords only.
     num_epochs: passes over the data; 0 is without end.
     held_out_documents: every n-th document is kept for validation; 0 is none.
@@ -315,6 +343,8 @@ def train_data(
     is_training=True,
     drop_remainder=True,
     input_path=input_path,
+    text_field=text_field,
+    skip_bad_text=skip_bad_text,
     tfds_name=tfds_name,
     tfds_split=tfds_split,
     tfds_data_dir=tfds_data_dir,
@@ -323,6 +353,13 @@ def train_data(
     seq_length=seq_length,
     max_predictions_per_seq=max_predictions_per_seq,
     mask_rate=mask_rate,
+    mask_rate_schedule=mask_rate_schedule,
+    masking=masking,
+    mask_token_share=mask_token_share,
+    random_token_share=random_token_share,
+    span_stop_probability=span_stop_probability,
+    max_span_words=max_span_words,
+    masking_temperature=masking_temperature,
     packing=packing,
     use_next_sentence_label=use_next_sentence_label,
     num_epochs=num_epochs,
@@ -336,6 +373,8 @@ def train_data(
 def validation_data(
   *,
   input_path: str = '',
+  text_field: str | None = None,
+  skip_bad_text: bool | None = None,
   tfds_name: str = '',
   tfds_split: str = 'validation',
   tfds_data_dir: str = '',
@@ -344,6 +383,11 @@ def validation_data(
   seq_length: int | None = None,
   max_predictions_per_seq: int | None = None,
   mask_rate: float | None = None,
+  masking: str | None = None,
+  mask_token_share: float | None = None,
+  random_token_share: float | None = None,
+  span_stop_probability: float | None = None,
+  max_span_words: int | None = None,
   packing: str | None = None,
   use_next_sentence_label: bool | None = None,
   held_out_documents: int | None = None,
@@ -355,6 +399,8 @@ def validation_data(
 
   Args:
     input_path: as in `train_data`.
+    text_field: as in `train_data`.
+    skip_bad_text: as in `train_data`.
     tfds_name: as in `train_data`.
     tfds_split: split of it.
     tfds_data_dir: as in `train_data`.
@@ -364,6 +410,12 @@ def validation_data(
     seq_length: as in `train_data`, which it must equal.
     max_predictions_per_seq: as in `train_data`, which it must equal.
     mask_rate: as in `train_data`.
+    masking: as in `train_data`; 'token' where that is 'importance', and for
+      TFRecords.
+    mask_token_share: as in `train_data`.
+    random_token_share: as in `train_data`.
+    span_stop_probability: as in `train_data`.
+    max_span_words: as in `train_data`.
     packing: as in `train_data`.
     use_next_sentence_label: as in `train_data`.
     held_out_documents: as in `train_data`: the documents that it leaves out.
@@ -522,6 +574,8 @@ def pretraining_experiment() -> cfg.ExperimentConfig:
   token_drop_config = token_drop()
   if token_drop_config.keep_schedule:
     token_drop_config.schedule_steps = trainer_config.train_steps
+  if train.mask_rate_schedule:
+    train.mask_schedule_steps = trainer_config.train_steps
   return cfg.ExperimentConfig(
     task=configs.PretrainingTaskConfig(
       model=model(),
@@ -542,6 +596,10 @@ def _validation_config(train, input_path, tfds_name, **settings):
   if held_out and not input_path and not tfds_name:
     input_path, tfds_name = train.input_path, train.tfds_name
     settings['tfds_split'] = train.tfds_split
+  if settings['masking'] is None and (
+    train.masking == 'importance' or '.tfrecord' in input_path
+  ):
+    settings['masking'] = 'token'
   settings = {
     name: getattr(train, name) if value is None else value
     for name, value in settings.items()

@@ -1,12 +1,16 @@
 """Packs tokenised documents into rows of equal length.
 
 Letters: C = S - 2, the tokens of a row without its [CLS] and [SEP]; d
-documents; n tokens; r rows.
+documents; n tokens; p pieces; r rows.
 
 A row is a pair: tokens int32 [C], and its length int32; what lies beyond the
-length is no text.
+length is no text. Best-fit rows, which hold several sequences, are tokens int32
+[S], special tokens included, and segment ids int32 [S], 0 for padding.
 """
 
+import bisect
+
+import numpy as np
 import tensorflow as tf
 
 
@@ -125,3 +129,171 @@ def _rows_of_documents(ragged: tf.RaggedTensor, row_tokens: int):
   padded = tf.pad(ragged.flat_values, [[0, row_tokens]])
   tokens = tf.gather(padded, begin[:, tf.newaxis] + columns)  # [r, C]
   return tf.where(columns < lengths[:, tf.newaxis], tokens, 0), lengths
+
+
+def pack_one_document(
+  documents: tf.data.Dataset, row_tokens: int
+) -> tf.data.Dataset:
+  """Makes one row of every document and cuts off what exceeds it.
+
+      row 1: A A A A A A A A     (two more tokens of A are lost)
+      row 2: B B B . . . . .
+
+  Args:
+    documents: data set of ragged int32 [d, (n)].
+    row_tokens: C, tokens of a row.
+
+  Returns:
+    Data set of (tokens int32 [r, C], lengths int32 [r]), any r, 0 included.
+  """
+
+  def pack(ragged):
+    ragged = tf.ragged.boolean_mask(ragged, ragged.row_lengths() > 0)
+    heads = ragged[:, :row_tokens]
+    tokens = heads.to_tensor(0, [None, row_tokens])
+    return tokens, tf.cast(heads.row_lengths(), tf.int32)
+
+  return documents.map(
+    pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+
+
+def pack_best_fit(
+  documents: tf.RaggedTensor,
+  seq_length: int,
+  *,
+  cls_id: int,
+  sep_id: int,
+  pad_id: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Puts whole documents, each with its own [CLS] and [SEP], into few rows.
+
+  Documents longer than C are cut into pieces of C tokens and a rest, and every
+  piece is a sequence of its own. No token is lost. Decreasing best fit: the
+  longest piece first, each into the fullest row that has room for it. How many
+  rows there are depends on the lengths alone, not on the order of documents.
+
+      row 1: [CLS] A A A A A A [SEP]
+      row 2: [CLS] A A [SEP] [CLS] B [SEP] .
+      segments:  1 1 1 1       2   2   2   0
+
+  Args:
+    documents: ragged int32 [d, (n)], packed as a whole.
+    seq_length: S.
+    cls_id: id of [CLS].
+    sep_id: id of [SEP].
+    pad_id: id of [PAD].
+
+  Returns:
+    tokens int32 [r, S] and segment ids int32 [r, S], in the order of the first
+    document of each row.
+  """
+  sizes, row, start = _best_fit_places(documents, seq_length)
+  num_rows = tf.reduce_max(tf.concat([row, [-1]], axis=0)) + 1
+  begins = row * seq_length + start  # of every piece, in all rows as one
+  ends = begins + sizes + 1
+  first_tokens = tf.cumsum(sizes, exclusive=True)
+  places = tf.repeat(begins + 1 - first_tokens, sizes)
+  places += tf.range(tf.size(places))
+  tokens = tf.tensor_scatter_nd_update(
+    tf.fill([num_rows * seq_length], pad_id),
+    tf.concat([places, begins, ends], axis=0)[:, tf.newaxis],
+    tf.concat(
+      [
+        documents.flat_values,
+        tf.fill(tf.shape(begins), cls_id),
+        tf.fill(tf.shape(ends), sep_id),
+      ],
+      axis=0,
+    ),
+  )
+  segments = _segments(begins, ends, num_rows, seq_length)
+  return tf.reshape(tokens, [-1, seq_length]), segments
+
+
+def _best_fit_places(documents, seq_length):
+  """Returns tokens, row and first position of every piece, int32 [p]."""
+  row_tokens = seq_length - 2
+  lengths = tf.cast(documents.row_lengths(), tf.int32)
+  pieces_of = (lengths + row_tokens - 1) // row_tokens
+  document = tf.repeat(tf.range(tf.size(lengths)), pieces_of)
+  number = tf.range(tf.size(document)) - tf.gather(
+    tf.cumsum(pieces_of, exclusive=True), document
+  )
+  sizes = tf.minimum(
+    tf.gather(lengths, document) - number * row_tokens, row_tokens
+  )
+  row, start = tf.numpy_function(
+    lambda sizes: best_fit(sizes + 2, seq_length),
+    [sizes],
+    [tf.int32, tf.int32],
+    stateful=False,
+  )
+  return sizes, tf.ensure_shape(row, [None]), tf.ensure_shape(start, [None])
+
+
+def _segments(begins, ends, num_rows, seq_length):
+  """Numbers the pieces of every row from 1, int32 [r, S]; 0 is padding."""
+  # Steps up where a piece begins, and the last piece of a row down to 0.
+  shape = [num_rows * seq_length]
+  is_begin = tf.scatter_nd(begins[:, tf.newaxis], tf.ones_like(begins), shape)
+  is_end = tf.scatter_nd(ends[:, tf.newaxis], tf.ones_like(ends), shape)
+  begun = tf.cumsum(tf.reshape(is_begin, [-1, seq_length]), axis=1)
+  ended = tf.cumsum(
+    tf.reshape(is_end, [-1, seq_length]), axis=1, exclusive=True
+  )
+  return tf.where(begun > ended, begun, 0)
+
+
+def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+  """Packs items into rows of equal capacity by decreasing best fit.
+
+  Args:
+    sizes: int [p], from 1 to `capacity`.
+    capacity: of a row.
+
+  Returns:
+    Row and place in the row of every item, int32 [p]. Rows are numbered by
+    their first item, and items follow each other in a row in their order.
+
+  Example:
+    best_fit(np.array([5, 2, 3]), 5)  # ([0, 1, 1], [0, 0, 2])
+  """
+  sizes = np.asarray(sizes, np.int64)
+  row = _decreasing_best_fit(sizes, capacity)
+  _, first, inverse = np.unique(row, return_index=True, return_inverse=True)
+  number = np.empty_like(first)
+  number[np.argsort(first)] = np.arange(first.size)
+  row = number[inverse]
+  order = np.argsort(row, kind='stable')
+  ends = np.cumsum(sizes[order])
+  first_of_row = np.searchsorted(row[order], row[order], side='left')
+  starts = ends - sizes[order]
+  place = np.empty_like(starts)
+  place[order] = starts - starts[first_of_row]
+  return row.astype(np.int32), place.astype(np.int32)
+
+
+def _decreasing_best_fit(sizes, capacity):
+  row = np.empty(sizes.size, np.int64)
+  rows_with_room = {}  # Room to the rows that have just so much.
+  rooms = []  # Its keys, ascending.
+  num_rows = 0
+  order = np.argsort(-sizes, kind='stable')
+  for item, size in zip(order.tolist(), sizes[order].tolist()):
+    place = bisect.bisect_left(rooms, size)
+    if place == len(rooms):
+      chosen, room = num_rows, capacity
+      num_rows += 1
+    else:
+      room = rooms[place]
+      chosen = rows_with_room[room].pop()
+      if not rows_with_room[room]:
+        del rooms[place]
+    row[item] = chosen
+    if room > size:
+      left = rows_with_room.setdefault(room - size, [])
+      if not left:
+        bisect.insort(rooms, room - size)
+      left.append(chosen)
+  return row
