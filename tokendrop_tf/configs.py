@@ -30,6 +30,7 @@ PACKINGS = (
 DATA_MASKINGS = ('token', 'whole_word', 'span')
 MASKINGS = (*DATA_MASKINGS, 'importance')
 DECAYS = ('linear', 'cosine', 'constant')
+ALL_REDUCE_DTYPES = ('float32', 'bfloat16')
 STRATEGIES = ('one_device', 'mirrored', 'multi_worker_mirrored', 'tpu')
 PRECISIONS = ('float32', 'bfloat16', 'mixed_bfloat16')
 ACTIVATIONS = ('gelu', 'relu', 'swish', 'tanh')
@@ -187,6 +188,18 @@ class PretrainingTaskConfig(cfg.TaskConfig):
 
 
 @dataclasses.dataclass
+class TrainerConfig(cfg.TrainerConfig):
+  """The Model Garden's trainer section.
+
+  Attributes:
+    gradient_accumulation_steps: parts of a replica's batch whose gradients are
+      taken one after another.
+  """
+
+  gradient_accumulation_steps: int = 1
+
+
+@dataclasses.dataclass
 class RuntimeConfig(cfg.RuntimeConfig):
   """The Model Garden's runtime section.
 
@@ -195,10 +208,12 @@ class RuntimeConfig(cfg.RuntimeConfig):
       of MirroredStrategy, where no GPU is used.
     worker_timeout_seconds: how long a process of 'multi_worker_mirrored' waits
       for the others to start.
+    all_reduce_dtype: 'float32' or 'bfloat16', in which replicas add gradients.
   """
 
   num_logical_cpu_devices: int = 1
   worker_timeout_seconds: int = 300
+  all_reduce_dtype: str = 'float32'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,11 +313,13 @@ RANGES = {
   ),
   'trainer.checkpoint_interval': _at_least(1),
   'trainer.max_to_keep': _at_least(1),
+  'trainer.gradient_accumulation_steps': _at_least(1),
   'trainer.continuous_eval_timeout': _at_least(1),
   'runtime.distribution_strategy': _one_of(STRATEGIES),
   'runtime.num_gpus': _at_least(0),
   'runtime.num_logical_cpu_devices': _at_least(1),
   'runtime.worker_timeout_seconds': _at_least(1),
+  'runtime.all_reduce_dtype': _one_of(ALL_REDUCE_DTYPES),
   'runtime.mixed_precision_dtype': _one_of(PRECISIONS),
   'runtime.num_packs': _at_least(1),
   'pretraining.seed': _SEED,
@@ -753,6 +770,16 @@ def _known_replicas(runtime):
 
 
 def _check_batches(params, num_replicas):
+  num_parts = params.trainer.gradient_accumulation_steps
+  batch = params.task.train_data.global_batch_size
+  if num_parts > 1 and batch % (num_parts * num_replicas):
+    raise errors.ConfigurationError(
+      'train_data.global_batch_size must be a multiple of '
+      'trainer.gradient_accumulation_steps times the number of replicas. '
+      f'Received: global_batch_size={batch}, gradient_accumulation_steps='
+      f'{num_parts}, {num_replicas} replicas. Set '
+      'trainer.gradient_accumulation_steps.'
+    )
   for section in ('train_data', 'validation_data'):
     batch = getattr(params.task, section).global_batch_size
     if batch % num_replicas:

@@ -466,7 +466,8 @@ def trainer(
   checkpoint_interval: int | None = None,
   max_to_keep: int = 5,
   continuous_eval_timeout: int = 3600,
-) -> cfg.TrainerConfig:
+  gradient_accumulation_steps: int = 1,
+) -> configs.TrainerConfig:
   """How long to train and how often to report, validate and save.
 
   Args:
@@ -481,8 +482,11 @@ def trainer(
     max_to_keep: checkpoints kept in `model_dir`.
     continuous_eval_timeout: seconds that continuous_eval waits for a new
       checkpoint.
+    gradient_accumulation_steps: takes the gradients of a batch in so many
+      parts, one after another, in less memory; the step stays that of the
+      whole batch. In pretraining only.
   """
-  return cfg.TrainerConfig(
+  return configs.TrainerConfig(
     train_steps=train_steps or _UNSET_STEPS,
     steps_per_loop=steps_per_loop,
     summary_interval=steps_per_loop,
@@ -491,6 +495,7 @@ def trainer(
     checkpoint_interval=checkpoint_interval or _UNSET_STEPS,
     max_to_keep=max_to_keep,
     continuous_eval_timeout=continuous_eval_timeout,
+    gradient_accumulation_steps=gradient_accumulation_steps,
     # Our own action stops at a loss that is not finite.
     recovery_max_trials=-1,
     preemption_on_demand_checkpoint=False,
@@ -508,6 +513,7 @@ def runtime(
   mixed_precision_dtype: str = 'float32',
   enable_xla: bool = False,
   all_reduce_alg: str | None = None,
+  all_reduce_dtype: str = 'float32',
   num_packs: int = 1,
 ) -> configs.RuntimeConfig:
   """The devices and the arithmetic.
@@ -528,6 +534,8 @@ def runtime(
     all_reduce_alg: how replicas add gradients: 'nccl' or 'hierarchical_copy'
       under 'mirrored', 'ring' or 'nccl' under 'multi_worker_mirrored'; `None`
       chooses.
+    all_reduce_dtype: in which replicas add gradients; 'bfloat16' sends half as
+      much. In pretraining only.
     num_packs: gradients are sent in so many packs.
   """
   return configs.RuntimeConfig(
@@ -539,6 +547,7 @@ def runtime(
     mixed_precision_dtype=mixed_precision_dtype.removeprefix('mixed_'),
     enable_xla=enable_xla,
     all_reduce_alg=all_reduce_alg,
+    all_reduce_dtype=all_reduce_dtype,
     num_packs=num_packs,
   )
 

@@ -25,6 +25,7 @@ _MAY_CHANGE = (
   'task.test_data.',
   'trainer.checkpoint_interval',
   'trainer.continuous_eval_timeout',
+  'trainer.gradient_accumulation_steps',
   'trainer.max_to_keep',
   'trainer.steps_per_loop',
   'trainer.summary_interval',

@@ -118,6 +118,11 @@ def create_runner(params, mode, model_dir, strategy, report):
   checkpoint = _find_checkpoint(mode, model_dir, strategy, report)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
+  if hasattr(task, 'configure_step'):
+    task.configure_step(
+      params.trainer.gradient_accumulation_steps,
+      params.runtime.all_reduce_dtype,
+    )
   step = checkpoints.step_of(checkpoint) if checkpoint else 0
   # A run that has ended reads no more data.
   goes_on = 'train' in mode and step < params.trainer.train_steps

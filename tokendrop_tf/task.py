@@ -15,6 +15,7 @@ from official.nlp.modeling import layers as garden_layers
 
 from tokendrop_tf import (
   configs,
+  gradient_accumulation,
   init_weights,
   keep_schedule,
   layers,
@@ -110,6 +111,9 @@ class TokenDropPretrainingTask(base_task.Task):
   """
 
   encoder_class = encoder_lib.TokenDropBertEncoder
+  # See `configure_step`.
+  gradient_accumulation_steps = 1
+  all_reduce_dtype = tf.float32
 
   def __init__(self, params, logging_dir=None, name=None):
     super().__init__(params, logging_dir=logging_dir, name=name)
@@ -197,6 +201,17 @@ class TokenDropPretrainingTask(base_task.Task):
       params, self.task_config.vocabulary, input_context, first_batch, counts
     )
 
+  def configure_step(self, gradient_accumulation_steps=1, all_reduce_dtype=None):
+    """Sets how a step is computed, which changes no more than its rounding.
+
+    Args:
+      gradient_accumulation_steps: parts of a replica's batch whose gradients
+        are taken one after another.
+      all_reduce_dtype: in which replicas add gradients; `None` is float32.
+    """
+    self.gradient_accumulation_steps = gradient_accumulation_steps
+    self.all_reduce_dtype = tf.as_dtype(all_reduce_dtype or tf.float32)
+
   def resume_data(self, step, model_dir, is_chief=True):
     """Lets the training data begin with the batch of step `step` + 1.
 
@@ -271,7 +286,8 @@ class TokenDropPretrainingTask(base_task.Task):
     )
     shares = self._global_shares(inputs)
 
-    def run(keep_k):
+    def run_rows(rows, keep_k):
+      inputs, slot_shares = rows
       with tf.GradientTape() as tape:
         outputs = model(
           inputs,
@@ -281,9 +297,18 @@ class TokenDropPretrainingTask(base_task.Task):
           seed=seed,
         )
         slots = self._slot_results(inputs, outputs)
-        loss = self._replica_loss(slots, shares)
+        loss = self._replica_loss(slots, {**shares, 'slots': slot_shares})
       gradients = tape.gradient(loss, model.pretraining_variables)
       return loss, slots, [tf.convert_to_tensor(g) for g in gradients]
+
+    def run(keep_k):
+      return gradient_accumulation.over_parts(
+        functools.partial(run_rows, keep_k=keep_k),
+        self.gradient_accumulation_steps,
+        (inputs, shares['slots']),
+        model.pretraining_variables,
+        self._slot_names,
+      )
 
     results = self._switch(step, run)
     loss, slots, gradients = results
@@ -334,6 +359,14 @@ class TokenDropPretrainingTask(base_task.Task):
       shares['sentences'] = 1.0 / tf.cast(rows, tf.float32)
     return shares
 
+  @property
+  def _slot_names(self):
+    """Names of what `_slot_results` gives."""
+    names = ('losses', 'hits')
+    if self.task_config.model.use_next_sentence_head:
+      names += ('sentence_losses', 'sentence_hits')
+    return names
+
   def _slot_results(self, inputs, outputs):
     """Returns losses and hits, float32 [B, P]; of sentences, [B, 1]."""
     losses, hits = layers.label_loss(
@@ -358,7 +391,9 @@ class TokenDropPretrainingTask(base_task.Task):
   def _apply_gradients(self, gradients, model, optimizer):
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync > 1:
-      gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+      sent = [tf.cast(g, self.all_reduce_dtype) for g in gradients]
+      sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
+      gradients = [tf.cast(s, g.dtype) for s, g in zip(sums, gradients)]
     # The Model Garden's AdamW would clip before it sums over replicas.
     clip_norm = getattr(optimizer, 'gradient_clip_norm', 0.0)
     if clip_norm > 0.0:

@@ -5,6 +5,8 @@ be repeated, and resumed, exactly. The generator is named, because TensorFlow
 would otherwise choose another one under XLA; dropout has a cheaper one there.
 """
 
+import contextlib
+import contextvars
 import math
 
 import numpy as np
@@ -16,6 +18,8 @@ _BYTE_VALUES = 256
 _WORD_VALUES = 2**32
 # Keeps the logarithm of a uniform number finite.
 _SMALLEST_UNIFORM = 1e-9
+# (number of parts, index of this part) of the replica's batch.
+_PART = contextvars.ContextVar('part_of_batch', default=(1, 0))
 
 
 def draw_seed() -> tf.Tensor:
@@ -61,17 +65,35 @@ def replica_count_and_id() -> tuple[int, int | tf.Tensor]:
   return context.num_replicas_in_sync, context.replica_id_in_sync_group
 
 
+@contextlib.contextmanager
+def part_of_batch(num_parts: int, index: int | tf.Tensor):
+  """Within it, a replica computes on one of N equal parts of its batch."""
+  token = _PART.set((num_parts, index))
+  try:
+    yield
+  finally:
+    _PART.reset(token)
+
+
+def share_count_and_id() -> tuple[int, int | tf.Tensor]:
+  """Returns into how many shares the global batch is cut, and the own one."""
+  num_replicas, replica_id = replica_count_and_id()
+  num_parts, index = _PART.get()
+  return num_replicas * num_parts, replica_id * num_parts + index
+
+
 def per_replica_seed(seed: tf.Tensor) -> tf.Tensor:
   """Returns a seed, int32 [2], that differs from replica to replica."""
-  num_replicas, replica_id = replica_count_and_id()
-  return seed if num_replicas == 1 else fold_in(seed, replica_id)
+  num_shares, share_id = share_count_and_id()
+  return seed if num_shares == 1 else fold_in(seed, share_id)
 
 
 def global_batch_uniform(batch_shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   """Draws uniform numbers that do not depend on the number of replicas.
 
-  The numbers of the whole global batch are drawn and each replica takes its
-  rows, so that N replicas use what one device would use on the same batch.
+  The numbers of the whole global batch are drawn and each replica, or part of
+  its batch, takes its rows, so that N replicas use what one device would use on
+  the same batch.
 
   Args:
     batch_shape: int32 [2], rows and columns of this replica's batch.
@@ -80,17 +102,17 @@ def global_batch_uniform(batch_shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   Returns:
     float32 [rows, columns] in (0, 1).
   """
-  num_replicas, replica_id = replica_count_and_id()
+  num_shares, share_id = share_count_and_id()
   rows, columns = batch_shape[0], batch_shape[1]
   noise = tf.random.stateless_uniform(
-    [rows * num_replicas, columns],
+    [rows * num_shares, columns],
     seed=seed,
     minval=_SMALLEST_UNIFORM,
     alg=_ALGORITHM,
   )
-  if num_replicas == 1:
+  if num_shares == 1:
     return noise
-  return tf.slice(noise, [replica_id * rows, 0], [rows, columns])
+  return tf.slice(noise, [share_id * rows, 0], [rows, columns])
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
