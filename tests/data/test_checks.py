@@ -131,14 +131,20 @@ def test_damaged_gzip_is_named(numbered_text, tmp_path):
   assert_refused(numbered_text, f'{path}, damaged', input_path=str(path))
 
 
-def test_of_a_large_corpus_the_heads_are_read(
+def test_of_a_large_corpus_the_heads_are_checked_at_once(
   numbered_text, tmp_path, monkeypatch
 ):
-  path = tmp_path / 'large.txt'
-  path.write_bytes(b'n1 n2 n3 n4 n5\n' * 500 + b'\xff')
+  first, second = tmp_path / 'a.txt', tmp_path / 'b.txt'
+  first.write_bytes(b'n1 n2 n3 n4 n5\n' * 5000)
+  second.write_bytes(b'n1 n2 n3 n4 n5\n' * 500 + b'\xff')
   monkeypatch.setattr(checks, 'MAX_SCANNED_BYTES', 1000)
   monkeypatch.setattr(checks, '_HEAD_BYTES', 1000)
-  assert check(numbered_text, input_path=str(path)) is None
+  config = numbered_text.config(input_path=f'{tmp_path}/*.txt')
+  assert checks.check_text(config).num_files == 2
+  # What lies behind is refused when it is read.
+  assert_refused(
+    numbered_text, f'{second}, line 501', input_path=f'{tmp_path}/*.txt'
+  )
 
 
 def features(rows=9, seq_length=16, slots=3, **changes):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tokendrop_tf import configs, errors
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import loader
+from tokendrop_tf.data import documents, loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 TEXTS = [f'title {number}\nfirst line\nsecond line' for number in range(25)]
@@ -34,11 +34,12 @@ def test_a_blank_line_ends_a_document(tmp_path, name, end):
   assert read(corpus_lib.TextCorpus((path,))) == TEXTS
 
 
-@pytest.mark.parametrize('lines_per_step', [1, 2, 3, 5, 1000])
+@pytest.mark.parametrize('chunk', [1, 2, 3, 5, 1000])
 def test_documents_do_not_depend_on_the_step_of_reading(
-  tmp_path, monkeypatch, lines_per_step
+  tmp_path, monkeypatch, chunk
 ):
-  monkeypatch.setattr(corpus_lib, '_LINES_PER_STEP', lines_per_step)
+  monkeypatch.setattr(corpus_lib.text_files, '_CHUNK_BYTES', chunk)
+  monkeypatch.setattr(documents, '_BATCH_DOCUMENTS', chunk)
   path = write(tmp_path / 'a.txt', separator='\n \t\n\n')
   assert read(corpus_lib.TextCorpus((path,))) == TEXTS
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tokendrop_tf.data import corpus, examples, loader
+from tokendrop_tf.data import documents, examples, loader
 
 NAMES = {
   'input_word_ids',
@@ -177,7 +177,7 @@ def many_windows(monkeypatch):
   """Several windows of documents and of rows, and blocks, in every epoch."""
   monkeypatch.setattr(examples, '_WINDOW_BYTES', 3000)
   monkeypatch.setattr(examples, 'BLOCK_ROWS', 16)
-  monkeypatch.setattr(corpus, '_LINES_PER_STEP', 7)
+  monkeypatch.setattr(documents, '_BATCH_DOCUMENTS', 7)
 
 
 @pytest.fixture(scope='module')

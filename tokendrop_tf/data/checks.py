@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tokendrop_tf import configs, errors
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, records, text_files
+from tokendrop_tf.data import documents, examples, records
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Up to this size a corpus is read whole; of a larger one the head of each file.
@@ -33,6 +33,11 @@ def check_dataset(
   Example:
     check_dataset(params.task.train_data, params.task.vocabulary)
   """
+  with errors.as_kept():
+    _check_dataset(config, vocabulary)
+
+
+def _check_dataset(config, vocabulary):
   words = vocabulary_lib.Vocabulary.from_file(
     vocabulary.path, vocabulary.lower_case
   )
@@ -96,7 +101,7 @@ def check_text(config: configs.PretrainingDataConfig):
   refuse_records(config)
   corpus = corpus_lib.open_corpus(config)
   if config.input_path:
-    _check_files_are_text(corpus.paths)
+    _check_files_are_text(corpus)
   return corpus
 
 
@@ -113,10 +118,12 @@ def _fills_up(config) -> bool:
   return not config.is_training and not config.drop_remainder
 
 
-def _check_files_are_text(paths):
-  is_large = sum(map(text_files.num_bytes, paths)) > MAX_SCANNED_BYTES
-  for path in paths:
-    text_files.check_utf8(path, _HEAD_BYTES if is_large else None)
+def _check_files_are_text(corpus):
+  is_large = corpus.num_bytes() > MAX_SCANNED_BYTES
+  for path in corpus.paths:
+    documents.check_file(
+      path, corpus.reading, _HEAD_BYTES if is_large else None
+    )
 
 
 def _count_rows(corpus, words, config, most: int) -> int:

@@ -1,20 +1,21 @@
-"""Documents from text files, TFDS or the embedded corpus, as tf.data.
+"""Documents from files, TFDS or the embedded corpus, as tf.data.
 
-A document is what stands between blank lines of a text file, or one example of
-a TFDS data set. A corpus is either class below; both have the same methods.
+A document is what stands between blank lines of a text file, a line of a JSON
+lines file, a row of a Parquet file, or one example of a TFDS data set. A corpus
+is either class below; both have the same methods.
 """
 
 import dataclasses
 import functools
+import itertools
 
+import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
 from tokendrop_tf.data import docstrings, streams, text_files
+from tokendrop_tf.data import documents as documents_lib
 
-# Lines are joined to documents in batches: work per line would be the
-# bottleneck of the whole pipeline.
-_LINES_PER_STEP = 2048
 # Text read to estimate the mean length of a document.
 _SAMPLE_BYTES = 1 << 20
 _SAMPLE_DOCUMENTS = 256
@@ -24,6 +25,15 @@ def setting_name(config: configs.PretrainingDataConfig, name: str) -> str:
   """Returns a setting's name with its section, as in a configuration file."""
   section = 'train_data' if config.is_training else 'validation_data'
   return f'{section}.{name}'
+
+
+def reading(config: configs.PretrainingDataConfig) -> documents_lib.Reading:
+  """Returns how a data section has its files read."""
+  return documents_lib.Reading(
+    config.text_field,
+    config.skip_bad_text,
+    setting_name(config, '').rstrip('.'),
+  )
 
 
 def open_corpus(config: configs.PretrainingDataConfig):
@@ -63,7 +73,9 @@ def open_corpus(config: configs.PretrainingDataConfig):
     )
   if config.input_path:
     return TextCorpus(
-      text_files.match_files(config.input_path, input_path), held_out
+      text_files.match_files(config.input_path, input_path),
+      held_out,
+      reading(config),
     )
   return TextCorpus((docstrings.corpus_path(),), held_out)
 
@@ -113,15 +125,17 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class TextCorpus:
-  """Documents of UTF-8 text files, plain or gzip; a blank line ends one.
+  """Documents of text, JSON lines and Parquet files; see `documents`.
 
   Attributes:
     paths: the files.
     held_out: which documents are read.
+    reading: how the files are read.
   """
 
   paths: tuple[str, ...]
   held_out: HeldOut = HeldOut()
+  reading: documents_lib.Reading = documents_lib.Reading()
 
   @property
   def num_files(self) -> int:
@@ -149,68 +163,46 @@ class TextCorpus:
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the head of the corpus."""
     total, documents = 0, 0
-    for path in self.paths:
-      head = b''.join(text_files.chunks(path, _SAMPLE_BYTES - total))
-      total += len(head)
-      documents += _count_documents(head)
+    for batch in itertools.chain.from_iterable(
+      documents_lib.read_documents(path, self.reading, _SAMPLE_BYTES)
+      for path in self.paths
+    ):
+      total += sum(map(len, batch))
+      documents += len(batch)
       if total >= _SAMPLE_BYTES:
         break
     return max(total // max(documents, 1), 1)
 
   def num_bytes(self) -> int:
     """Estimates the size of the unpacked text, both sides together."""
-    return sum(text_files.num_bytes(path) for path in self.paths)
+    return sum(
+      documents_lib.num_bytes(path, self.reading) for path in self.paths
+    )
 
   def _file_documents(self, file_index) -> tf.data.Dataset:
     path = tf.gather(tf.constant(self.paths), file_index)
-    documents = _join_lines(_read_lines(path))
+    documents = tf.data.Dataset.from_generator(
+      self._read,
+      args=(path,),
+      output_signature=(
+        tf.TensorSpec([], tf.int64),
+        tf.TensorSpec([None], tf.string),
+      ),
+    )
     return documents.map(
       lambda first, texts: self.held_out.select(file_index + first, texts)
     )
 
-
-def _count_documents(text: bytes) -> int:
-  is_text = [bool(line.strip()) for line in text.split(b'\n')]
-  before = [False, *is_text]
-  return sum(
-    is_in and not was_in for is_in, was_in in zip(is_text, before, strict=False)
-  )
-
-
-def _read_lines(path) -> tf.data.Dataset:
-  """Returns the lines of one file, without carriage returns."""
-  is_gzip = tf.strings.regex_full_match(path, r'(?s).*\.gz')
-  return tf.data.TextLineDataset(
-    path, compression_type=tf.where(is_gzip, 'GZIP', ''), buffer_size=1 << 20
-  )
-
-
-def _join_lines(lines: tf.data.Dataset) -> tf.data.Dataset:
-  """Joins lines to documents: (number of the first, strings [n]) per batch."""
-  # The blank line at the end completes the last document.
-  ended = lines.concatenate(tf.data.Dataset.from_tensors(''))
-  batches = ended.batch(_LINES_PER_STEP)
-  return batches.scan(('', tf.constant(0, tf.int64)), _join_step)
-
-
-def _join_step(state, lines):
-  unfinished, count = state
-  lines = tf.strings.regex_replace(
-    lines, '^\ufeff', '', replace_global=False
-  )  # Byte order mark.
-  is_blank = tf.equal(tf.strings.length(tf.strings.strip(lines)), 0)
-  number = tf.cumsum(tf.cast(is_blank, tf.int32))
-  texts = tf.strings.unsorted_segment_join(
-    tf.boolean_mask(lines, ~is_blank),
-    tf.boolean_mask(number, ~is_blank),
-    num_segments=number[-1] + 1,
-    separator='\n',
-  )
-  joint = tf.where((unfinished != '') & (texts[0] != ''), '\n', '')
-  head = tf.strings.join([unfinished, joint, texts[0]])
-  texts = tf.concat([[head], texts[1:]], axis=0)
-  complete = tf.boolean_mask(texts[:-1], tf.strings.length(texts[:-1]) > 0)
-  return (texts[-1], count + tf.size(complete, tf.int64)), (count, complete)
+  def _read(self, path: bytes):
+    """Yields (number of the first, documents), of one file."""
+    first = 0
+    try:
+      for batch in documents_lib.read_documents(path.decode(), self.reading):
+        yield first, np.array(batch, dtype=object)
+        first += len(batch)
+    except errors.UserError as error:
+      errors.keep(error)
+      raise
 
 
 @dataclasses.dataclass(frozen=True)

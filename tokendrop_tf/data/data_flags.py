@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 from tokendrop_tf import configs, errors
+from tokendrop_tf.data import documents
 
 # Names in messages of the package, and what a command calls them.
 _FLAG_OF_SETTING = (
@@ -27,8 +28,20 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--input',
     default='',
-    help='Comma-separated globs of text files, plain or .gz; a blank line '
-    'ends a document.',
+    help='Comma-separated globs of files: text, in which a blank line ends a '
+    'document, and .jsonl, either plain or .gz, and .parquet.',
+  )
+  group.add_argument(
+    '--text_field',
+    default='text',
+    help='Of .jsonl the field, of .parquet the column, that is text. Default '
+    '%(default)s.',
+  )
+  group.add_argument(
+    '--skip_bad_text',
+    action='store_true',
+    help='Leaves out lines and rows that are not text, and says how many, '
+    'instead of refusing their file.',
   )
   group.add_argument(
     '--tfds_name', default='', help='TensorFlow Datasets data set.'
@@ -115,6 +128,8 @@ def corpus_config(flags: argparse.Namespace) -> configs.PretrainingDataConfig:
   return configs.PretrainingDataConfig(
     is_training=True,
     input_path=flags.input,
+    text_field=flags.text_field,
+    skip_bad_text=flags.skip_bad_text,
     tfds_name=flags.tfds_name,
     tfds_split=flags.tfds_split if flags.tfds_name else '',
     tfds_text_feature=flags.tfds_text_feature,
@@ -127,9 +142,22 @@ def corpus_config(flags: argparse.Namespace) -> configs.PretrainingDataConfig:
 def flags_in_messages() -> Iterator[None]:
   """Names flags instead of settings in the errors raised inside."""
   try:
-    yield
+    with errors.as_kept():
+      yield
   except errors.UserError as error:
     message = str(error)
     for setting, flag in _FLAG_OF_SETTING:
       message = message.replace(setting, flag)
     raise type(error)(message) from error
+
+
+def skipped_line() -> str:
+  """Returns what to print about text that was left out; '' if none was."""
+  skipped = documents.skipped()
+  if not skipped:
+    return ''
+  worst = max(skipped, key=skipped.get)
+  return (
+    f'Left out as not text: {sum(skipped.values()):,} lines or rows of '
+    f'{len(skipped)} files, most of them ({skipped[worst]:,}) of {worst}.'
+  )
