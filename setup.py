@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
   'numpy>=2.1,<2.5',
   # The server is this, starlette and uvicorn: small beside TensorFlow.
   'orjson>=3.10',
+  'pyarrow>=18',
   'PyYAML>=6.0',
   'safetensors>=0.5',
   'scikit-learn>=1.5',
@@ -38,6 +39,9 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+  # The data tools past one machine. It has its own opinion of protobuf and
+  # pyarrow, so its tests have an environment of their own: make test-beam.
+  'beam': ['apache-beam>=2.65,<3'],
   # pip and what builds packages are pinned too, so that a release of theirs
   # cannot break an installation.
   'dev': [
