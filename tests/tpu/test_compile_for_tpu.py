@@ -71,10 +71,12 @@ def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
     check=False,
   )
   assert run.returncode == 0, run.stderr
+  [timed] = json.loads((tmp_path / 'run.json').read_text())
   # Random weights on 50 words: about log 50.
-  assert json.loads((tmp_path / 'run.json').read_text())[
-    'loss'
-  ] == pytest.approx(3.9, abs=0.5)
+  assert timed['loss'] == pytest.approx(3.9, abs=0.5)
+  assert 0 < timed['utilisation'] < 1.5
+  assert timed['memory_bytes'] > 0
+  assert 'configured' in run.stdout
 
 
 def check_manifest(folder):

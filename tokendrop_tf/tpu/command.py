@@ -48,6 +48,8 @@ def main(arguments):
   with tempfile.TemporaryDirectory() as scratch:
     params = read_configuration(flags, scratch)
     steps = Steps(params, pathlib.Path(flags.output_dir or scratch), python)
+    if flags.export_only:
+      return _export(flags, steps)
     topologies = [
       _compile_topology(topology, flags, steps) for topology in flags.topology
     ]
@@ -57,6 +59,12 @@ def main(arguments):
   # The other arms are there to compare.
   fits = all(topology['arms'][0]['fits'] for topology in topologies)
   return None if fits else 1
+
+
+def _export(flags, steps):
+  batch_size = flags.batch_size or _share(steps.params, flags.topology[0])
+  for arm in flags.arms:
+    print(steps.write(arm, batch_size), flush=True)
 
 
 def parse_flags(arguments):
@@ -111,6 +119,11 @@ def parse_flags(arguments):
     metavar='DIR',
     help='Keeps the steps as StableHLO; tools/run_stablehlo.py runs them.',
   )
+  parser.add_argument(
+    '--export_only',
+    action='store_true',
+    help='Write the steps into --output_dir and compile nothing.',
+  )
   parser.add_argument('--output_json', default='', metavar='FILE')
   flags = parser.parse_args(arguments)
   flags.topology = flags.topology or ['v5e:2x2']
@@ -134,6 +147,11 @@ def _check_flags(flags):
   if flags.batch_size is not None and flags.batch_size < 1:
     raise errors.ConfigurationError(
       f'--batch_size must be at least 1. Received: {flags.batch_size}.'
+    )
+  if flags.export_only and not flags.output_dir:
+    raise errors.ConfigurationError(
+      '--export_only writes into --output_dir. Received: none. Set '
+      '--output_dir.'
     )
 
 
@@ -201,27 +219,41 @@ class Steps:
 
   def compile(self, arm: str, batch_size: int, topology: str) -> dict:
     """Returns what `compiler.compile_step` says, after exporting the step."""
+    folder = self._exported(arm, batch_size)
+    output = folder / f'{topology.replace(":", "_")}.json'
+    run = self._call(
+      f'--step={folder}', f'--topology={topology}', f'--output_json={output}'
+    )
+    if run.returncode:
+      return _crashed(run)
+    return json.loads(output.read_text())
+
+  def write(self, arm: str, batch_size: int) -> pathlib.Path:
+    """Writes a step as StableHLO and returns its folder."""
+    folder = self._exported(arm, batch_size)
+    run = self._call(f'--step={folder}')
+    if run.returncode:
+      raise errors.UserError(
+        f'The step of {arm} must have a StableHLO form. Received: '
+        f'{_crashed(run)["message"]}'
+      )
+    return folder
+
+  def _exported(self, arm, batch_size):
     folder = self._folder / f'{arm}_batch_{batch_size}'
     if not (folder / compiler.MANIFEST_FILE).exists():
       export.export_step(self._train_step(arm), batch_size, folder)
-    output = folder / f'{topology.replace(":", "_")}.json'
-    run = subprocess.run(
-      [
-        self._python,
-        '-m',
-        compiler.__name__,
-        f'--step={folder}',
-        f'--topology={topology}',
-        f'--output_json={output}',
-      ],
+    return folder
+
+  def _call(self, *arguments):
+    """Runs the compiler's module where JAX is."""
+    return subprocess.run(
+      [self._python, '-m', compiler.__name__, *arguments],
       env={**os.environ, 'PYTHONPATH': str(ROOT)},
       capture_output=True,
       text=True,
       check=False,
     )
-    if run.returncode:
-      return _crashed(run)
-    return json.loads(output.read_text())
 
   def _train_step(self, arm):
     if self._step is None or self._step.arm != arm:
@@ -242,7 +274,7 @@ def _crashed(run):
 
 def _compile_topology(topology, flags, steps):
   chip, num_chips = chips.parse_topology(topology)
-  batch_size = flags.batch_size or _share(steps.params, topology, num_chips)
+  batch_size = flags.batch_size or _share(steps.params, topology)
   print(
     f'{topology}: {batch_size} sequences on each of {num_chips} chips of '
     f'{chip.hbm_bytes / 2**30:.0f} GiB'
@@ -270,7 +302,8 @@ def _compile_topology(topology, flags, steps):
   }
 
 
-def _share(params, topology, num_chips):
+def _share(params, topology):
+  _, num_chips = chips.parse_topology(topology)
   global_batch_size = params.task.train_data.global_batch_size
   if global_batch_size % num_chips:
     raise errors.ConfigurationError(

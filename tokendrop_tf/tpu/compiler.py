@@ -25,14 +25,17 @@ MANIFEST_FILE = 'manifest.json'
 def main(arguments=None):
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--step', required=True)
-  parser.add_argument('--topology', required=True)
-  parser.add_argument('--output_json', required=True)
+  parser.add_argument('--topology', default='', help="'' only converts")
+  parser.add_argument('--output_json')
   parser.add_argument('--hlo_text', default='')
   flags = parser.parse_args(arguments)
-  # libtpu reads these when it is loaded.
-  os.environ.update(chips.environment(flags.topology))
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   folder = pathlib.Path(flags.step)
+  if not flags.topology:
+    write_stablehlo(folder)
+    return
+  # libtpu reads these when it is loaded.
+  os.environ.update(chips.environment(flags.topology))
   text = write_stablehlo(folder)
   results = compile_step(text, flags.topology, flags.hlo_text)
   pathlib.Path(flags.output_json).write_text(json.dumps(results, indent=2))

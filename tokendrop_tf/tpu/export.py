@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tokendrop_tf import step_arms
 from tokendrop_tf.tpu import compiler
@@ -47,6 +48,8 @@ def export_step(
     'arm': step.arm,
     'batch_size': batch_size,
     'seq_length': step.config.train_data.seq_length,
+    'operations': batch_size * step_arms.operations(step.arm, step.config),
+    'compute_dtype': tf_keras.mixed_precision.global_policy().compute_dtype,
     'arguments': _arguments(concrete, batch, step),
     'results': _results(header),
   }
