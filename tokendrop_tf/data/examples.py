@@ -14,14 +14,23 @@ import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs
+from tokendrop_tf.data import (
+  mask_rates,
+  packing,
+  positions,
+  shuffling,
+  streams,
+)
 from tokendrop_tf.data import masking as masking_lib
-from tokendrop_tf.data import packing, positions, shuffling, streams
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Rows masked together, in one vectorised step.
 BLOCK_ROWS = 128
 # Text shuffled as a whole. Windows are packed independently of each other.
 _WINDOW_BYTES = 64 << 20
+# Best fit looks at all documents of a window at once.
+_BEST_FIT_WINDOW_BYTES = 16 << 20
+_BEST_FIT_WINDOWS_AT_ONCE = 2
 _MAX_WINDOW_DOCUMENTS = 1 << 16
 # Text tokenised in one step.
 _GROUP_BYTES = 1 << 20
@@ -59,7 +68,8 @@ class ExampleMaker:
 
     Returns:
       Data set of (epoch int64, block int64, tokens int32 [R, C], lengths int32
-      [R]), R at most `BLOCK_ROWS`.
+      [R]), R at most `BLOCK_ROWS`; of best fit, tokens and segment ids int32
+      [R, S].
     """
     last = tf.int64.max if num_epochs is None else first_epoch + num_epochs
     sizes = self._window_and_group_documents()
@@ -76,7 +86,7 @@ class ExampleMaker:
     rows = windows.map(
       lambda texts: self.rows(texts, group_documents).reduce(
         tf.constant(0, tf.int64),
-        lambda count, row: count + tf.size(row[1], tf.int64),
+        lambda count, row: count + tf.shape(row[1], tf.int64)[0],
       )
     )
     return positions.RowCounts(
@@ -106,17 +116,66 @@ class ExampleMaker:
       block=block,
     )
 
-  def mask(self, epoch, block, tokens, lengths) -> dict[str, tf.Tensor]:
-    """Masks one element of `blocks`; see `masking.Masking`."""
+  def mask(
+    self, epoch, block, tokens, layout, first_row=0
+  ) -> dict[str, tf.Tensor]:
+    """Masks one element of `blocks`; see `masking.Masking`.
+
+    Args:
+      epoch: number of the epoch.
+      block: number of the block.
+      tokens: as in `blocks`.
+      layout: lengths or segment ids, as in `blocks`.
+      first_row: number in the run of the block's first row; only
+        `mask_rate_schedule` asks for it.
+    """
     config = self.config
+    # The train step chooses anew what importance shall choose.
+    is_importance = config.masking == 'importance'
     masking = masking_lib.Masking(
       self.vocabulary,
       config.seq_length,
       config.max_predictions_per_seq,
       config.mask_rate,
+      kind='token' if is_importance else config.masking,
+      mask_token_share=config.mask_token_share,
+      random_token_share=config.random_token_share,
+      span_stop_probability=config.span_stop_probability,
+      max_span_words=config.max_span_words,
     )
-    return masking(
-      tokens, lengths, self._seed(shuffling.MASK_SALT, epoch, block)
+    rates = None
+    if config.mask_rate_schedule:
+      rows = tf.range(tf.shape(tokens, tf.int64)[0])
+      rates = mask_rates.at_rows(config, first_row + rows)
+    seed = self._seed(shuffling.MASK_SALT, epoch, block)
+    return masking(tokens, layout, seed, rates)
+
+  def masked_blocks(
+    self,
+    first_epoch: int,
+    num_epochs: int | None,
+    start: positions.Start = positions.BEGINNING,
+    first_row: int = 0,
+  ) -> tf.data.Dataset:
+    """Returns the blocks of `blocks`, masked.
+
+    Args:
+      first_epoch: as in `blocks`.
+      num_epochs: as in `blocks`.
+      start: as in `blocks`.
+      first_row: number in the run of the first block's first row.
+    """
+    blocks = self.blocks(first_epoch, num_epochs, start)
+    if self.config.mask_rate_schedule:
+      blocks = blocks.scan(
+        tf.constant(first_row, tf.int64),
+        lambda row, block: (
+          row + tf.shape(block[2], tf.int64)[0],
+          (*block, row),
+        ),
+      )
+    return blocks.map(
+      self.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
   def _epoch_blocks(
@@ -135,9 +194,9 @@ class ExampleMaker:
       )
       .prefetch(1)
     )
-    rows = windows.flat_map(lambda texts: self.rows(texts, group_documents))
+    rows = self._rows_of_windows(windows, group_documents)
     rows = streams.skip_rows(rows, here(start.skip_packed))
-    rows = rows.filter(lambda tokens, lengths: tf.size(lengths) > 0)
+    rows = rows.filter(lambda tokens, layout: tf.shape(layout)[0] > 0)
     if self.config.is_training:
       rows = self._shuffled_rows(rows, epoch, here(start.row_window))
       rows = streams.skip_rows(rows, here(start.skip_shuffled))
@@ -202,6 +261,25 @@ class ExampleMaker:
     )
     return tuple(int(count) for count in counts.as_numpy_iterator())
 
+  def _rows_of_windows(self, windows, group_documents) -> tf.data.Dataset:
+    if self.config.packing == 'best_fit':
+      return windows.map(
+        self._best_fit_rows,
+        num_parallel_calls=_BEST_FIT_WINDOWS_AT_ONCE,
+        deterministic=True,
+      )
+    return windows.flat_map(lambda texts: self.rows(texts, group_documents))
+
+  def _best_fit_rows(self, texts):
+    words = self.vocabulary
+    return packing.pack_best_fit(
+      words.tokenizer().tokenize(texts),
+      self.config.seq_length,
+      cls_id=words.cls_id,
+      sep_id=words.sep_id,
+      pad_id=words.pad_id,
+    )
+
   def rows(self, texts, group_documents: int = 1) -> tf.data.Dataset:
     """Tokenises and packs documents, in order.
 
@@ -210,9 +288,12 @@ class ExampleMaker:
       group_documents: documents tokenised in one step.
 
     Returns:
-      Data set of (tokens int32 [r, C], lengths int32 [r]), any r, 0 included.
+      Data set of (tokens int32 [r, C], lengths int32 [r]), any r, 0 included;
+      of best fit, one element: tokens and segment ids int32 [r, S].
     """
     config = self.config
+    if config.packing == 'best_fit':
+      return tf.data.Dataset.from_tensors(texts).map(self._best_fit_rows)
     tokenizer = self.vocabulary.tokenizer()
     tokenised = (
       tf.data.Dataset.from_tensor_slices(texts)
@@ -226,6 +307,8 @@ class ExampleMaker:
     row_tokens = config.seq_length - 2
     if config.packing == 'within_documents':
       return packing.pack_within_documents(tokenised, row_tokens)
+    if config.packing == 'one_document':
+      return packing.pack_one_document(tokenised, row_tokens)
     return packing.pack_across_documents(
       tokenised, row_tokens, self.vocabulary.sep_id
     )
@@ -253,6 +336,8 @@ class ExampleMaker:
 
   def _window_and_group_documents(self) -> tuple[int, int]:
     mean_bytes = self.corpus.mean_document_bytes()
-    window = min(_WINDOW_BYTES // mean_bytes, _MAX_WINDOW_DOCUMENTS)
+    is_best_fit = self.config.packing == 'best_fit'
+    window_bytes = _BEST_FIT_WINDOW_BYTES if is_best_fit else _WINDOW_BYTES
+    window = min(window_bytes // mean_bytes, _MAX_WINDOW_DOCUMENTS)
     group = min(_GROUP_BYTES // mean_bytes, 4096)
     return max(window, 1), max(group, 1)

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from tokendrop_tf import configs
-from tokendrop_tf.data import loader, masking
+from tokendrop_tf.data import loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 MAX_LABELS = 2_000_000
@@ -57,11 +57,21 @@ def read_label_levels(
   shares = counts / counts.sum()
   return LabelLevels(
     unigram_entropy=entropy(shares),
-    context_free_loss=context_free_loss(shares, len(words.ordinary_ids)),
+    context_free_loss=context_free_loss(
+      shares,
+      len(words.ordinary_ids),
+      config.mask_token_share,
+      config.random_token_share,
+    ),
   )
 
 
-def context_free_loss(shares: np.ndarray, num_ordinary: int) -> float:
+def context_free_loss(
+  shares: np.ndarray,
+  num_ordinary: int,
+  mask_token_share: float = 0.8,
+  random_token_share: float = 0.1,
+) -> float:
   """Returns the least loss of a model that sees no token but the masked one.
 
   A label position shows [MASK], or a token that is the label or any other with
@@ -75,11 +85,15 @@ def context_free_loss(shares: np.ndarray, num_ordinary: int) -> float:
   Args:
     shares: of every token among the labels, [V], sum 1.
     num_ordinary: tokens that a random replacement is drawn from.
+    mask_token_share: share of the labels that show [MASK], 0.8 above.
+    random_token_share: share of them that show a random token, 0.1 above.
   """
-  seen = 1.0 - masking.MASK_SHARE
-  other = masking.RANDOM_SHARE / seen / num_ordinary
-  shown = 1.0 - masking.RANDOM_SHARE / seen
   labels = entropy(shares)
+  seen = 1.0 - mask_token_share
+  if seen <= 0.0:
+    return labels
+  other = random_token_share / seen / num_ordinary
+  shown = 1.0 - random_token_share / seen
   token_of_label = entropy(np.array([shown + other])) + (
     num_ordinary - 1
   ) * entropy(np.array([other]))
@@ -89,7 +103,7 @@ def context_free_loss(shares: np.ndarray, num_ordinary: int) -> float:
     drawn_only * entropy(np.array([other]))
   )
   return float(
-    masking.MASK_SHARE * labels + seen * (labels + token_of_label - token)
+    mask_token_share * labels + seen * (labels + token_of_label - token)
   )
 
 

@@ -39,7 +39,8 @@ def load_dataset(
   Returns:
     Data set of dicts: `input_word_ids`, `input_mask`, `input_type_ids` int32
     [B, S]; `masked_lm_positions`, `masked_lm_ids` int32 [B, P];
-    `masked_lm_weights` float32 [B, P].
+    `masked_lm_weights` float32 [B, P]. With packing 'best_fit' also
+    `segment_ids` and `position_ids` int32 [B, S].
 
   Raises:
     DataError: if the source or the vocabulary cannot be used.
@@ -151,10 +152,11 @@ def _live(config, words, first_row, counts) -> tf.data.Dataset:
   if first_row:
     epoch, row = divmod(first_row, counts.num_rows)
     start = maker.start(row, counts)
-  blocks = maker.blocks(epoch, _epochs_left(config, epoch), start).map(
-    maker.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  skip = row % examples.BLOCK_ROWS
+  blocks = maker.masked_blocks(
+    epoch, _epochs_left(config, epoch), start, first_row - skip
   )
-  return streams.skip_rows(blocks, row % examples.BLOCK_ROWS)
+  return streams.skip_rows(blocks, skip)
 
 
 def _recorded(files, config, first_row, counts) -> tf.data.Dataset:

@@ -5,13 +5,14 @@ Letters: R rows, S positions, C = S - 2, P prediction slots, V vocabulary.
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
-# Shares of the labels that become [MASK], or another token; the rest stay.
-MASK_SHARE = 0.8
-RANDOM_SHARE = 0.1
+_CONTINUATION = '##'
+# Words are sorted by random bits, with their number below these in the key.
+_NUMBER_BITS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +25,27 @@ class Masking:
   10 % by a random ordinary token, and 10 % stay (Devlin et al. 2019, 3.1).
   Special tokens are neither labels nor replacements.
 
+  Kinds differ in what is chosen at random:
+    'token': single tokens.
+    'whole_word': words, a token and the '##' pieces that follow it. The word
+      that the mean falls into is taken with the probability that keeps the mean
+      exact; words of more than P tokens are left alone.
+    'span': runs of whole words of one document, with a geometric number of
+      words, cut off at `max_span_words` (Joshi et al. 2020, SpanBERT, 3.1): a
+      row is cut into such spans from its beginning, and some are chosen. The
+      last one of a row may be cut short after a word. All labels of a span are
+      replaced alike.
+
   Attributes:
     vocabulary: the vocabulary.
     seq_length: S.
     max_predictions_per_seq: P.
     mask_rate: share of the ordinary tokens that become labels.
+    kind: 'token', 'whole_word' or 'span'.
+    mask_token_share: share of the labels that are replaced by [MASK].
+    random_token_share: share of the labels replaced by a random token.
+    span_stop_probability: of a span to end after each of its words.
+    max_span_words: words of a span at most.
 
   Example:
     masking = Masking(vocabulary, 128, 19, 0.15)
@@ -39,32 +56,52 @@ class Masking:
   seq_length: int
   max_predictions_per_seq: int
   mask_rate: float
+  kind: str = 'token'
+  mask_token_share: float = 0.8
+  random_token_share: float = 0.1
+  span_stop_probability: float = 0.2
+  max_span_words: int = 10
 
-  def __call__(self, tokens, lengths, seed) -> dict[str, tf.Tensor]:
+  def __call__(
+    self, tokens, layout, seed, mask_rate=None
+  ) -> dict[str, tf.Tensor]:
     """Masks one block.
 
     Args:
-      tokens: int32 [R, C].
-      lengths: int32 [R], tokens of each row that are text.
+      tokens: int32 [R, C], or of best-fit rows [R, S].
+      layout: lengths int32 [R], tokens of each row that are text, or of
+        best-fit rows their segment ids int32 [R, S].
       seed: int [2]; equal seeds give equal masks.
+      mask_rate: float32 [R], instead of the attribute.
 
     Returns:
       `input_word_ids`, `input_mask`, `input_type_ids` int32 [R, S];
       `masked_lm_positions` (ascending), `masked_lm_ids` int32 [R, P];
       `masked_lm_weights` float32 [R, P]. Empty slots hold position 0, id 0,
-      weight 0.
+      weight 0. Of best-fit rows also `segment_ids` and `position_ids`, int32
+      [R, S].
     """
+    mask_rate = self.mask_rate if mask_rate is None else mask_rate
     count_seed, choice_seed, fate_seed, token_seed = _split(seed, 4)
-    word_ids, input_mask = self._with_special_tokens(tokens, lengths)
+    word_ids, structure = self._with_special_tokens(tokens, layout)
     ordinary = self._is_ordinary(word_ids)
-    num_labels = self._num_labels(ordinary, count_seed)
-    positions, filled = self._choose(ordinary, num_labels, choice_seed)
+    if self.kind == 'token':
+      num_labels = self._num_labels(ordinary, mask_rate, count_seed)
+      positions, filled = self._choose(ordinary, num_labels, choice_seed)
+      fate = _uniform(tf.shape(positions), fate_seed)
+    else:
+      is_label, span = self._choose_words(
+        word_ids, ordinary, mask_rate, count_seed, choice_seed
+      )
+      positions, filled = self._slots(is_label)
+      fate = self._fate_of_words(span, positions, fate_seed)
     labels = tf.gather(word_ids, positions, batch_dims=1)
-    inputs = self._replace(labels, fate_seed, token_seed)
+    inputs = self._replace(labels, fate, token_seed)
     word_ids = _write(word_ids, positions, tf.where(filled, inputs, labels))
+    input_mask = structure['input_mask']
     return {
+      **structure,
       'input_word_ids': self._shaped(word_ids, self.seq_length),
-      'input_mask': self._shaped(input_mask, self.seq_length),
       'input_type_ids': tf.zeros_like(input_mask),
       'masked_lm_positions': positions,
       'masked_lm_ids': tf.where(filled, labels, 0),
@@ -74,8 +111,19 @@ class Masking:
   def _shaped(self, tensor, columns):
     return tf.ensure_shape(tensor, [None, columns])
 
-  def _with_special_tokens(self, tokens, lengths):
-    """Returns [CLS] tokens [SEP] [PAD]..., int32 [R, S], and its mask."""
+  def _with_special_tokens(self, tokens, layout):
+    """Returns [CLS] tokens [SEP] [PAD]..., int32 [R, S], and its structure."""
+    if layout.shape.rank == 2:
+      layout = self._shaped(layout, self.seq_length)
+      return tokens, {
+        'input_mask': tf.cast(layout > 0, tf.int32),
+        'segment_ids': layout,
+        'position_ids': _places(layout),
+      }
+    word_ids, input_mask = self._framed(tokens, layout)
+    return word_ids, {'input_mask': self._shaped(input_mask, self.seq_length)}
+
+  def _framed(self, tokens, lengths):
     vocabulary = self.vocabulary
     column = tf.range(self.seq_length)[tf.newaxis]
     length = lengths[:, tf.newaxis]
@@ -91,9 +139,9 @@ class Masking:
       ordinary &= word_ids != special_id
     return ordinary
 
-  def _num_labels(self, ordinary, seed):
+  def _num_labels(self, ordinary, mask_rate, seed):
     num_ordinary = tf.reduce_sum(tf.cast(ordinary, tf.int32), axis=1)  # [R]
-    expected = self.mask_rate * tf.cast(num_ordinary, tf.float32)
+    expected = mask_rate * tf.cast(num_ordinary, tf.float32)
     rounded = tf.floor(expected + _uniform(tf.shape(expected), seed))
     # No more than the ordinary tokens, where the rate is near 1.
     most = tf.minimum(num_ordinary, self.max_predictions_per_seq)
@@ -109,9 +157,96 @@ class Masking:
     positions = tf.sort(tf.where(filled, positions, self.seq_length), axis=1)
     return self._shaped(tf.where(filled, positions, 0), num_slots), filled
 
-  def _replace(self, labels, fate_seed, token_seed):
+  def _choose_words(self, word_ids, ordinary, mask_rate, count_seed, seed):
+    """Returns which tokens are labels, bool [R, S], and each token's span."""
+    key_seed, length_seed = _split(seed, 2)
+    starts = ordinary & ~self._continues(word_ids, ordinary)
+    words = _Words(ordinary, starts)
+    span = words.number
+    if self.kind == 'span':
+      span = words.spans(self._span_lengths(starts, length_seed))
+    # A random number a span, and below it the number of the word: sorted by it,
+    # words of a span stay together and in their order.
+    draws = tf.random.stateless_uniform(
+      tf.shape(ordinary), key_seed, None, None, tf.int32, alg='philox'
+    )
+    draws = tf.cast(tf.gather(draws, span, batch_dims=1), tf.int64)
+    keys = words.at_words(draws * 2**_NUMBER_BITS)
+    keys += tf.range(self.seq_length, dtype=tf.int64)
+    sizes = words.sizes
+    can_be_label = (sizes > 0) & (sizes <= self.max_predictions_per_seq)
+    keys = tf.where(can_be_label, keys, tf.int64.max)
+    last = self._last_taken(
+      tf.sort(keys, axis=1),
+      tf.where(can_be_label, sizes, 0),
+      mask_rate * tf.cast(words.num_tokens, tf.float32),
+      _uniform([tf.shape(ordinary)[0], 1], count_seed),
+    )
+    taken = tf.gather(keys <= last, words.number, batch_dims=1)
+    return ordinary & taken, span
+
+  def _continues(self, word_ids, ordinary):
+    is_continuation = tf.constant(
+      [token.startswith(_CONTINUATION) for token in self.vocabulary.tokens]
+    )
+    # What a row begins with in mid-word counts as a word.
+    return tf.gather(is_continuation, word_ids) & _shifted(ordinary)
+
+  def _span_lengths(self, starts, seed):
+    """Draws words of spans, int32 [R, S]: geometric, cut off by rejection."""
+    go_on = 1.0 - self.span_stop_probability
+    lengths = np.arange(1, self.max_span_words + 1)
+    shares = np.cumsum(go_on ** (lengths - 1.0))
+    draws = _uniform(tf.shape(starts), seed)
+    ends = tf.constant(shares[:-1] / shares[-1], tf.float32)
+    return 1 + tf.reshape(
+      tf.searchsorted(ends, tf.reshape(draws, [-1]), side='right'),
+      tf.shape(draws),
+    )
+
+  def _last_taken(self, keys, sizes, target, draws):
+    """Returns the key of the last word that is taken, int64 [R, 1].
+
+    Words are taken while their tokens are no more than `target`, and the next
+    one with the probability that makes the mean number of tokens the target.
+
+    Args:
+      keys: int64 [R, S], ascending; their low bits are numbers of words.
+      sizes: int32 [R, S], tokens of every word, in the order of the words.
+      target: float32 [R].
+      draws: float32 [R, 1], uniform.
+    """
+    number = tf.cast(keys % 2**_NUMBER_BITS, tf.int32)
+    is_word = keys < tf.int64.max
+    number = tf.where(is_word, number, 0)
+    sizes = tf.where(is_word, tf.gather(sizes, number, batch_dims=1), 0)
+    total = tf.cumsum(sizes, axis=1)
+    room = target[:, tf.newaxis] - tf.cast(total - sizes, tf.float32)
+    sizes = tf.cast(sizes, tf.float32)
+    taken = is_word & ((sizes <= room) | (draws * sizes < room))
+    taken &= total <= self.max_predictions_per_seq
+    count = tf.reduce_sum(tf.cast(taken, tf.int32), axis=1, keepdims=True)
+    # At least one, where there is one.
+    last = tf.gather(keys, tf.maximum(count - 1, 0), batch_dims=1)
+    return tf.where(last < tf.int64.max, last, tf.int64.min)
+
+  def _slots(self, is_label):
+    """Returns ascending positions int32 [R, P] and which slots are filled."""
+    num_slots = self.max_predictions_per_seq
+    ranks = tf.where(is_label, tf.range(self.seq_length, 0, -1), 0)
+    ranks, positions = tf.math.top_k(ranks, k=num_slots)
+    filled = ranks > 0
+    return self._shaped(tf.where(filled, positions, 0), num_slots), filled
+
+  def _fate_of_words(self, span, positions, seed):
+    """Returns uniform numbers [R, P], of spans one each."""
+    if self.kind != 'span':
+      return _uniform(tf.shape(positions), seed)
+    of_label = tf.gather(span, positions, batch_dims=1)
+    return tf.gather(_uniform(tf.shape(span), seed), of_label, batch_dims=1)
+
+  def _replace(self, labels, fate, token_seed):
     ordinary_ids = tf.constant(self.vocabulary.ordinary_ids)
-    fate = _uniform(tf.shape(labels), fate_seed)
     choice = tf.random.stateless_uniform(
       tf.shape(labels),
       token_seed,
@@ -122,9 +257,74 @@ class Masking:
     )
     random_ids = tf.gather(ordinary_ids, choice)
     kept_or_random = tf.where(
-      fate < MASK_SHARE + RANDOM_SHARE, random_ids, labels
+      fate < self.mask_token_share + self.random_token_share,
+      random_ids,
+      labels,
     )
-    return tf.where(fate < MASK_SHARE, self.vocabulary.mask_id, kept_or_random)
+    return tf.where(
+      fate < self.mask_token_share, self.vocabulary.mask_id, kept_or_random
+    )
+
+
+class _Words:
+  """The words of rows, numbered from 0 in each.
+
+  Args:
+    ordinary: bool [R, S], what is no special token.
+    starts: bool [R, S], ordinary tokens that begin a word.
+  """
+
+  def __init__(self, ordinary, starts):
+    self._starts = starts
+    self._follows_special = starts & ~_shifted(ordinary)
+    begun = tf.cumsum(tf.cast(starts, tf.int32), axis=1)
+    # int32 [R, S]; of special tokens, the number of the word before, or 0.
+    self.number = tf.maximum(begun - 1, 0)
+    # Tokens of every word, int32 [R, S]; 0 for numbers that no word has.
+    self.sizes = self._summed(tf.cast(ordinary, tf.int32))
+    self.num_tokens = tf.reduce_sum(self.sizes, axis=1)
+
+  def _summed(self, values):
+    """Sums [R, S] values of positions by word, [R, S]."""
+    rows, columns = tf.unstack(tf.shape(values))
+    flat = self.number + tf.range(rows)[:, tf.newaxis] * columns
+    sums = tf.math.unsorted_segment_sum(values, flat, rows * columns)
+    return tf.reshape(sums, [rows, columns])
+
+  def at_words(self, values):
+    """Returns [R, S] values by word of what is given by position."""
+    return self._summed(tf.where(self._starts, values, 0))
+
+  def spans(self, lengths):
+    """Groups words: spans of `lengths` words, int32 [R, S], one after another.
+
+    No span reaches across a special token.
+
+    Returns:
+      The number of each position's span, int32 [R, S].
+    """
+    ends = tf.cumsum(lengths, axis=1)
+    number = tf.searchsorted(ends, self.number, side='right')
+    is_other = number != tf.roll(number, 1, axis=1)
+    begins = self._starts & (is_other | self._follows_special)
+    return tf.maximum(tf.cumsum(tf.cast(begins, tf.int32), axis=1) - 1, 0)
+
+
+def _shifted(flags):
+  """Returns the flag of the position before, bool [R, S]."""
+  return tf.pad(flags, [[0, 0], [1, 0]])[:, :-1]
+
+
+def _places(segment_ids):
+  """Returns the place of every token in its segment, int32 [R, S]."""
+  rows, columns = tf.unstack(tf.shape(segment_ids))
+  column = tf.broadcast_to(tf.range(columns), [rows, columns])
+  flat = segment_ids + tf.range(rows)[:, tf.newaxis] * columns
+  first = tf.math.unsorted_segment_min(column, flat, rows * columns)
+  first = tf.gather(
+    tf.reshape(first, [rows, columns]), segment_ids, batch_dims=1
+  )
+  return tf.where(segment_ids > 0, column - first, 0)
 
 
 def _write(word_ids, positions, values):
