@@ -1,9 +1,14 @@
+import concurrent.futures
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+import tensorflow as tf
 
 from tokendrop_tf import errors, workers
 
@@ -18,7 +23,10 @@ def test_every_worker_gets_the_same_cluster_and_its_own_number():
 
 def test_addresses_are_read_from_tf_config(monkeypatch):
   monkeypatch.setenv('TF_CONFIG', workers.tf_configs([7, 8])[1])
-  assert workers.check_tf_config() == ['127.0.0.1:7', '127.0.0.1:8']
+  assert workers.check_tf_config() == (
+    ['127.0.0.1:7', '127.0.0.1:8'],
+    '127.0.0.1:8',
+  )
 
 
 @pytest.mark.parametrize(
@@ -39,23 +47,46 @@ def test_a_tf_config_that_names_no_worker_is_refused(monkeypatch, text):
   assert f'TF_CONFIG={text!r}' in str(e.value)
 
 
+def addresses_of(number):
+  return [f'127.0.0.1:{port}' for port in workers.free_ports(number)]
+
+
+def test_workers_meet_whenever_they_start():
+  addresses = addresses_of(3)
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+
+    def come_late(index):
+      time.sleep(0.3 * index)
+      workers.wait_for_others(addresses, addresses[index], 30)
+      # TensorFlow's server takes the port over.
+      with workers._listener(addresses[index]):
+        all_met.wait(30)
+
+    all_met = threading.Barrier(3)
+    list(threads.map(come_late, range(3)))
+
+
 def test_a_worker_that_never_starts_is_named():
-  """In a process of its own, because it ends the process."""
-  with socket.socket() as listener:
-    listener.bind(('127.0.0.1', 0))
-    listener.listen()
-    here = f'127.0.0.1:{listener.getsockname()[1]}'
-    absent = f'127.0.0.1:{workers.free_ports(1)[0]}'
-    code = (
-      'import time; from tokendrop_tf import workers\n'
-      f'with workers.time_limit([{here!r}, {absent!r}], 0.5): time.sleep(60)'
-    )
-    ended = subprocess.run(
-      [sys.executable, '-c', code], capture_output=True, text=True
-    )
-  assert ended.returncode == 2
-  assert f'no answer from {absent}.' in ended.stderr
-  assert here not in ended.stderr
+  here, present, absent = addresses_of(3)
+  with (
+    socket.create_server(('127.0.0.1', int(present.split(':')[1]))),
+    pytest.raises(errors.ConfigurationError) as caught,
+    workers.meeting([here, present, absent], here, 0.5),
+  ):
+    pass
+  assert f'within 0.5 seconds. Received: no answer from {absent}.' in str(
+    caught.value
+  )
+
+
+def test_a_port_in_use_is_named():
+  here = addresses_of(1)[0]
+  with (
+    workers._listener(here),
+    pytest.raises(errors.ConfigurationError, match='must be free') as caught,
+  ):
+    workers.wait_for_others([here], here, 1)
+  assert here in str(caught.value)
 
 
 def test_a_failed_worker_ends_the_others():
@@ -64,3 +95,47 @@ def test_a_failed_worker_ends_the_others():
     for code in (0, 3)
   ]
   assert workers.wait_for(children) == 3
+
+
+def test_a_killed_worker_is_told_from_a_failed_one():
+  assert workers.is_lost(errors.WorkerLostError.code)
+  assert workers.is_lost(128 + signal.SIGKILL)
+  assert not workers.is_lost(0)
+  assert not workers.is_lost(2)
+  assert not workers.is_lost(128 + signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+  ('flag', 'rule'),
+  [
+    ('--num_workers=0', '--num_workers must be at least 1'),
+    ('--restarts=-1', '--restarts must be at least 0'),
+  ],
+)
+def test_flags_of_the_launcher_are_checked(flag, rule):
+  with pytest.raises(errors.ConfigurationError, match=rule):
+    workers.parse_flags([flag])
+
+
+def test_a_lost_worker_is_named_by_its_address(monkeypatch):
+  monkeypatch.setenv('TF_CONFIG', workers.tf_configs([7, 8])[0])
+  what = (
+    'Collective ops is aborted by: the following tasks are unhealthy: '
+    '/job:worker/replica:0/task:1'
+  )
+  with (
+    pytest.raises(errors.WorkerLostError) as caught,
+    workers.named_losses(lambda: 'The last checkpoint is a.'),
+  ):
+    raise tf.errors.UnavailableError(None, None, what)
+  assert 'no more answer from worker 1 (127.0.0.1:8). The last' in str(
+    caught.value
+  )
+
+
+def test_other_errors_are_not_taken_for_a_loss():
+  with (
+    pytest.raises(tf.errors.InvalidArgumentError),
+    workers.named_losses(str),
+  ):
+    raise tf.errors.InvalidArgumentError(None, None, 'shapes')

@@ -79,8 +79,8 @@ def create_strategy(runtime):
     )
   waiting = contextlib.nullcontext()
   if runtime.distribution_strategy == 'multi_worker_mirrored':
-    waiting = workers.time_limit(
-      workers.check_tf_config(), runtime.worker_timeout_seconds
+    waiting = workers.meeting(
+      *workers.check_tf_config(), runtime.worker_timeout_seconds
     )
   try:
     with waiting:

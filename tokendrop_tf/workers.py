@@ -11,6 +11,7 @@ on each with a TF_CONFIG of its own; see docs/reliability.md.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -18,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 from tokendrop_tf import command_line, errors
@@ -149,8 +149,8 @@ def _end(workers):
       worker.wait()
 
 
-def check_tf_config() -> list[str]:
-  """Returns the addresses of all workers from TF_CONFIG.
+def check_tf_config() -> tuple[list[str], str]:
+  """Returns the addresses of all workers, and of this one, from TF_CONFIG.
 
   Raises:
     errors.ConfigurationError: if it does not name them and this one.
@@ -164,7 +164,7 @@ def check_tf_config() -> list[str]:
       for address in tree['cluster'].get(job, [])
     ]
     index, job = int(tree['task']['index']), tree['task']['type']
-    _ = tree['cluster'][job][index]
+    here = tree['cluster'][job][index]
   except (ValueError, LookupError, TypeError, AttributeError) as error:
     raise errors.ConfigurationError(
       "runtime.distribution_strategy = 'multi_worker_mirrored' needs "
@@ -172,26 +172,60 @@ def check_tf_config() -> list[str]:
       f'Received: TF_CONFIG={text!r}. Set it, e.g. to '
       f'{tf_configs([1234, 1235])[0]}'
     ) from error
-  return addresses
+  return addresses, here
 
 
 @contextlib.contextmanager
-def time_limit(addresses, seconds: float):
-  """Ends the process if the workers do not find together in time.
+def meeting(addresses: list[str], here: str, seconds: float):
+  """Waits for the other workers, and limits how long TensorFlow does.
 
-  TensorFlow waits in C++ for all of them, so nothing gentler gets through.
+  TensorFlow waits for them in C++, and holds Python's lock meanwhile. So they
+  find each other here first: each listens at its address until all do.
 
   Args:
     addresses: 'host:port' of all workers.
+    here: which of them this is.
     seconds: the limit.
+
+  Raises:
+    errors.ConfigurationError: naming the workers that have not started in time.
+
+  Example:
+    with meeting(addresses, addresses[0], 300):
+      strategy = tf.distribute.MultiWorkerMirroredStrategy()
   """
-  timer = threading.Timer(seconds, _give_up, (addresses, seconds))
-  timer.daemon = True
-  timer.start()
+  wait_for_others(addresses, here, seconds)
+  # One may end between here and there.
+  faulthandler.dump_traceback_later(seconds, exit=True)
   try:
     yield
   finally:
-    timer.cancel()
+    faulthandler.cancel_dump_traceback_later()
+
+
+def wait_for_others(addresses: list[str], here: str, seconds: float) -> None:
+  """Listens at an address until all others answer; see `meeting`."""
+  silent = [address for address in addresses if address != here]
+  last = time.monotonic() + seconds
+  with _listener(here):
+    while silent := [address for address in silent if not _answers(address)]:
+      if time.monotonic() > last:
+        raise errors.ConfigurationError(
+          f'All workers of TF_CONFIG must start within {seconds:g} seconds. '
+          f'Received: no answer from {", ".join(silent)}. Start it, with the '
+          'same TF_CONFIG cluster, or set runtime.worker_timeout_seconds.'
+        )
+      time.sleep(0.1)
+
+
+def _listener(here: str) -> socket.socket:
+  try:
+    return socket.create_server(('', int(here.rpartition(':')[2])))
+  except (OSError, ValueError, OverflowError) as error:
+    raise errors.ConfigurationError(
+      'The port of this worker in TF_CONFIG must be free. Received: '
+      f'{here}: {error}. Set TF_CONFIG to another port, on all workers.'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -234,25 +268,12 @@ def _lost(what: str) -> str:
     return 'another worker'
 
 
-def _give_up(addresses, seconds):
-  silent = [address for address in addresses if not _answers(address)]
-  print(
-    f'Error: All workers of TF_CONFIG must start within {seconds:g} seconds. '
-    f'Received: no answer from {", ".join(silent) or "none that listens"}. '
-    'Start it, with the same TF_CONFIG cluster, or set '
-    'runtime.worker_timeout_seconds.',
-    file=sys.stderr,
-    flush=True,
-  )
-  os._exit(command_line.USER_ERROR_CODE)
-
-
 def _answers(address) -> bool:
   host, _, port = address.rpartition(':')
   try:
     with socket.create_connection((host, int(port)), timeout=2):
       return True
-  except (OSError, ValueError):
+  except (OSError, ValueError, OverflowError):
     return False
 
 
