@@ -375,6 +375,7 @@ def validate_schedule(params):
   """
   check_ranges({'trainer': params.trainer})
   _check_schedule(params.trainer)
+  _check_whole_steps(params)
 
 
 def validate_experiment(params):
@@ -707,6 +708,23 @@ def _check_schedule(trainer):
       f'Received: end_learning_rate={last}, learning_rate={first}. Set '
       'optimizer.end_learning_rate.'
     )
+
+
+def _check_whole_steps(params):
+  """Fine-tuning takes its small batches whole."""
+  for setting, value, default in (
+    (
+      'trainer.gradient_accumulation_steps',
+      params.trainer.gradient_accumulation_steps,
+      1,
+    ),
+    ('runtime.all_reduce_dtype', params.runtime.all_reduce_dtype, 'float32'),
+  ):
+    if value != default:
+      raise errors.ConfigurationError(
+        f'{setting} is a setting of pretraining. Received: {value!r} in '
+        f'fine-tuning. Leave {setting} unset.'
+      )
 
 
 def _check_intervals(trainer):

@@ -201,7 +201,9 @@ class TokenDropPretrainingTask(base_task.Task):
       params, self.task_config.vocabulary, input_context, first_batch, counts
     )
 
-  def configure_step(self, gradient_accumulation_steps=1, all_reduce_dtype=None):
+  def configure_step(
+    self, gradient_accumulation_steps=1, all_reduce_dtype=None
+  ):
     """Sets how a step is computed, which changes no more than its rounding.
 
     Args:

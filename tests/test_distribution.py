@@ -1,0 +1,231 @@
+"""Ways to spread a step, over devices or over time, that change no result."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from faults import harness
+from official.modeling import optimization
+
+from tokendrop_tf import configs
+from tokendrop_tf import task as task_lib
+from tokendrop_tf.data import loader
+
+SEQ_LENGTH, BATCH_SIZE, NUM_STEPS = 16, 8, 3
+
+
+def make_task(corpus, temperature=0.0, **configure):
+  task = task_lib.TokenDropPretrainingTask(
+    configs.PretrainingTaskConfig(
+      model=configs.ModelConfig(
+        vocab_size=64,
+        hidden_size=16,
+        num_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=SEQ_LENGTH,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        initializer_range=0.2,
+      ),
+      token_drop=configs.TokenDropConfig(
+        token_keep_k=6, temperature=temperature
+      ),
+      vocabulary=configs.VocabularyConfig(path=corpus.vocabulary),
+      train_data=data_config(corpus.train, is_training=True),
+      validation_data=data_config(corpus.valid),
+    )
+  )
+  task.configure_step(**configure)
+  return task
+
+
+def data_config(path, **settings):
+  return configs.PretrainingDataConfig(
+    input_path=path,
+    seq_length=SEQ_LENGTH,
+    max_predictions_per_seq=4,
+    global_batch_size=BATCH_SIZE,
+    shuffle_buffer_size=100,
+    drop_remainder=settings.get('is_training', False),
+    **settings,
+  )
+
+
+@dataclasses.dataclass
+class Result:
+  """What some steps leave: losses, weights, tables of all replicas."""
+
+  losses: list
+  weights: list
+  tables: list
+
+
+def train(task, batches, strategy=None):
+  """Takes a step on each global batch."""
+  strategy = strategy or tf.distribute.get_strategy()
+  with strategy.scope():
+    model = task.build_model()
+    optimizer = task.create_optimizer(
+      optimization.OptimizationConfig(
+        {
+          'optimizer': {
+            'type': 'adamw',
+            # Clips in every step.
+            'adamw': {'gradient_clip_norm': 0.1},
+          },
+          'learning_rate': {
+            'type': 'constant',
+            'constant': {'learning_rate': 1e-3},
+          },
+        }
+      )
+    )
+    metrics = task.build_metrics()
+
+  @tf.function
+  def step(shares):
+    losses = strategy.run(
+      lambda batch: task.train_step(batch, model, optimizer, metrics)['loss'],
+      args=(shares,),
+    )
+    return strategy.reduce('MEAN', losses, axis=None)
+
+  losses = [float(step(split(batch, strategy))) for batch in batches]
+  table = model.encoder_network.token_importance.table
+  return Result(
+    losses,
+    [variable.numpy() for variable in model.trainable_variables],
+    [t.numpy() for t in strategy.experimental_local_results(table)],
+  )
+
+
+def split(batch, strategy):
+  number = strategy.num_replicas_in_sync
+  return strategy.experimental_distribute_values_from_function(
+    lambda context: {
+      name: tf.split(tensor, number)[context.replica_id_in_sync_group]
+      for name, tensor in batch.items()
+    }
+  )
+
+
+def assert_close(result, expected, rtol, atol):
+  np.testing.assert_allclose(result.losses, expected.losses, rtol=rtol)
+  for table in result.tables:
+    np.testing.assert_array_equal(table, result.tables[0])
+  np.testing.assert_allclose(
+    result.tables[0], expected.tables[0], rtol=rtol, atol=atol
+  )
+  for ours, theirs in zip(result.weights, expected.weights):
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
+
+
+@pytest.fixture(scope='module')
+def batches(tiny_corpus):
+  task = make_task(tiny_corpus)
+  return list(task.build_inputs(task.task_config.train_data).take(NUM_STEPS))
+
+
+@pytest.fixture(scope='module')
+def plain(tiny_corpus, batches):
+  return train(make_task(tiny_corpus, temperature=1.0), batches)
+
+
+@pytest.mark.parametrize('num_parts', [2, 8])
+def test_a_batch_in_parts_takes_the_step_of_the_whole(
+  tiny_corpus, batches, plain, num_parts
+):
+  """With sampled tokens: what is drawn per row does not change either."""
+  task = make_task(
+    tiny_corpus, temperature=1.0, gradient_accumulation_steps=num_parts
+  )
+  assert_close(train(task, batches), plain, rtol=1e-5, atol=2e-6)
+
+
+def test_parts_on_four_devices_take_the_step_of_one(
+  tiny_corpus, batches, plain, four_replicas
+):
+  task = make_task(tiny_corpus, temperature=1.0, gradient_accumulation_steps=2)
+  result = train(task, batches, four_replicas)
+  assert len(result.tables) == 4
+  assert_close(result, plain, rtol=1e-5, atol=2e-6)
+
+
+def test_gradients_sent_as_bfloat16_differ_by_its_rounding(
+  tiny_corpus, batches, plain, four_replicas
+):
+  task = make_task(tiny_corpus, temperature=1.0, all_reduce_dtype='bfloat16')
+  result = train(task, batches, four_replicas)
+  # Adam's first steps move every weight by about the rate, 1e-3.
+  assert_close(result, plain, rtol=2.0**-8, atol=1e-3)
+  assert result.losses[1:] != plain.losses[1:]
+
+
+def test_a_last_batch_that_is_not_full_counts_once(tiny_corpus, four_replicas):
+  """Four devices see the rows of the validation set that one does."""
+  task = make_task(tiny_corpus)
+  config = task.task_config.validation_data
+  whole = list(task.build_inputs(config))
+  weights = [float(tf.reduce_sum(b['masked_lm_weights'])) for b in whole]
+  rows = int(tf.reduce_sum(tf.reduce_max(whole[-1]['masked_lm_weights'], 1)))
+  assert 0 < rows < BATCH_SIZE
+  shares = four_replicas.distribute_datasets_from_function(
+    lambda context: loader.load_dataset(
+      config, task.task_config.vocabulary, context
+    )
+  )
+  for batch, expected in zip(shares, whole, strict=True):
+    for name, tensor in expected.items():
+      parts = four_replicas.experimental_local_results(batch[name])
+      np.testing.assert_array_equal(tf.concat(parts, axis=0), tensor)
+  assert sum(weights) > 0
+
+
+@pytest.mark.faults
+def test_devices_agree_over_fifty_steps(tiny_corpus, tmp_path):
+  """1, 2 and 4 devices, each in a process of its own."""
+  results = {}
+  for number in (1, 2, 4):
+    run = harness.TinyRun(
+      tiny_corpus,
+      tmp_path / f'{number}',
+      (
+        'trainer.train_steps = 50',
+        'trainer.steps_per_loop = 1',
+        'optimizer.learning_rate = 0.001',
+        'model.dropout_rate = 0.0',
+        'model.attention_dropout_rate = 0.0',
+        # The last batch has 4 of 32 rows.
+        'validation_data.global_batch_size = 32',
+        "runtime.distribution_strategy = 'mirrored'" if number > 1 else '',
+        f'runtime.num_logical_cpu_devices = {number}',
+      ),
+    )
+    tables = tmp_path / f'{number}.json'
+    subprocess.run(
+      [
+        *(sys.executable, '-m', 'faults.train_on_devices', str(tables)),
+        *run.arguments(),
+      ],
+      check=True,
+      capture_output=True,
+      cwd=pathlib.Path(__file__).parent,
+    )
+    results[number] = (run.history(), np.array(json.loads(tables.read_text())))
+  history, [table] = results[1]
+  assert len([r for r in history if r['kind'] == 'train']) == 50
+  for number in (2, 4):
+    records, tables = results[number]
+    assert len(tables) == number
+    np.testing.assert_array_equal(tables, tables[:1].repeat(number, axis=0))
+    np.testing.assert_allclose(tables[0], table, atol=1e-5)
+    for record, expected in zip(records, history, strict=True):
+      for name, value in expected.items():
+        if 'loss' in name:
+          assert record[name] == pytest.approx(value, abs=1e-5), (name, record)
