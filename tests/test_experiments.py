@@ -83,6 +83,7 @@ class TestSections:
         'num_epochs',
         'held_out_documents',
         'shuffle_buffer_size',
+        'tf_data_service_address',
         'seed',
       ),
       'validation_data': (
@@ -126,6 +127,8 @@ class TestSections:
         'checkpoint_interval',
         'max_to_keep',
         'continuous_eval_timeout',
+        'gradient_accumulation_steps',
+        'async_checkpoints',
       ),
       'runtime': (
         'distribution_strategy',
@@ -136,6 +139,7 @@ class TestSections:
         'mixed_precision_dtype',
         'enable_xla',
         'all_reduce_alg',
+        'all_reduce_dtype',
         'num_packs',
       ),
       'pretraining': ('seed', 'init_checkpoint'),

@@ -194,9 +194,11 @@ class TrainerConfig(cfg.TrainerConfig):
   Attributes:
     gradient_accumulation_steps: parts of a replica's batch whose gradients are
       taken one after another.
+    async_checkpoints: whether checkpoints are written beside the steps.
   """
 
   gradient_accumulation_steps: int = 1
+  async_checkpoints: bool = False
 
 
 @dataclasses.dataclass
@@ -376,6 +378,7 @@ def validate_schedule(params):
   check_ranges({'trainer': params.trainer})
   _check_schedule(params.trainer)
   _check_whole_steps(params)
+  _check_async_checkpoints(params)
 
 
 def validate_experiment(params):
@@ -406,6 +409,8 @@ def validate_experiment(params):
   _check_schedule(params.trainer)
   _check_intervals(params.trainer)
   _check_devices(params.runtime)
+  _check_data_service(params.task)
+  _check_async_checkpoints(params)
   _check_batches(params, _known_replicas(params.runtime))
 
 
@@ -707,6 +712,47 @@ def _check_schedule(trainer):
       'optimizer.end_learning_rate must be at most optimizer.learning_rate. '
       f'Received: end_learning_rate={last}, learning_rate={first}. Set '
       'optimizer.end_learning_rate.'
+    )
+
+
+def _check_data_service(task):
+  address = task.train_data.tf_data_service_address
+  if address:
+    check_address('train_data.tf_data_service_address', address)
+  if address and not task.train_data.num_epochs == 0:
+    raise errors.ConfigurationError(
+      'tf.data service mixes passes over the data, which have no end to count. '
+      f'Received: train_data.num_epochs={task.train_data.num_epochs}, '
+      f'tf_data_service_address={address!r}. Leave train_data.num_epochs '
+      'unset.'
+    )
+
+
+def check_address(setting, address):
+  """Checks that an address is 'HOST:PORT'.
+
+  Args:
+    setting: its name, for the message.
+    address: str.
+
+  Raises:
+    errors.ConfigurationError: if it is not.
+  """
+  host, _, port = address.rpartition(':')
+  if not host or '/' in host or not port.isdigit() or int(port) >= 2**16:
+    raise errors.ConfigurationError(
+      f"{setting} must be 'HOST:PORT'. Received: {address!r}. Set {setting}."
+    )
+
+
+def _check_async_checkpoints(params):
+  """Workers would read their shared variables in different orders."""
+  strategy = params.runtime.distribution_strategy
+  if params.trainer.async_checkpoints and strategy == 'multi_worker_mirrored':
+    raise errors.ConfigurationError(
+      'trainer.async_checkpoints cannot be used with several workers. Received: '
+      f'runtime.distribution_strategy = {strategy!r}. Leave '
+      'trainer.async_checkpoints unset.'
     )
 
 

@@ -293,6 +293,7 @@ def train_data(
   num_epochs: int = 0,
   held_out_documents: int = 0,
   shuffle_buffer_size: int = 4096,
+  tf_data_service_address: str = '',
   seed: int | None = None,
 ) -> configs.PretrainingDataConfig:
   """Training examples: text, a TFDS data set, or TFRecords.
@@ -337,6 +338,9 @@ def train_data(
     num_epochs: passes over the data; 0 is without end.
     held_out_documents: every n-th document is kept for validation; 0 is none.
     shuffle_buffer_size: sequences among which the next one is drawn.
+    tf_data_service_address: 'HOST:PORT' of the dispatcher of a tf.data service
+      that makes the batches; see tools/data_service.py and, for what it costs,
+      docs/reliability.md. Empty makes them here.
     seed: of document order, masks and shuffling; `None` is `pretraining.seed`.
   """
   return _data_config(
@@ -365,6 +369,7 @@ def train_data(
     num_epochs=num_epochs,
     held_out_documents=held_out_documents,
     shuffle_buffer_size=shuffle_buffer_size,
+    tf_data_service_address=tf_data_service_address or None,
     seed=seed,
   )
 
@@ -467,6 +472,7 @@ def trainer(
   max_to_keep: int = 5,
   continuous_eval_timeout: int = 3600,
   gradient_accumulation_steps: int = 1,
+  async_checkpoints: bool = False,
 ) -> configs.TrainerConfig:
   """How long to train and how often to report, validate and save.
 
@@ -485,6 +491,8 @@ def trainer(
     gradient_accumulation_steps: takes the gradients of a batch in so many
       parts, one after another, in less memory; the step stays that of the
       whole batch. In pretraining only.
+    async_checkpoints: writes checkpoints beside the steps that follow, from a
+      copy of the weights in the host's memory.
   """
   return configs.TrainerConfig(
     train_steps=train_steps or _UNSET_STEPS,
@@ -496,6 +504,7 @@ def trainer(
     max_to_keep=max_to_keep,
     continuous_eval_timeout=continuous_eval_timeout,
     gradient_accumulation_steps=gradient_accumulation_steps,
+    async_checkpoints=async_checkpoints,
     # Our own action stops at a loss that is not finite.
     recovery_max_trials=-1,
     preemption_on_demand_checkpoint=False,

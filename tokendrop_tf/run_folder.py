@@ -23,6 +23,8 @@ GIN_FILE = 'config.gin'
 _MAY_CHANGE = (
   'task.mismatched_test_data.',
   'task.test_data.',
+  'task.train_data.tf_data_service_address',
+  'trainer.async_checkpoints',
   'trainer.checkpoint_interval',
   'trainer.continuous_eval_timeout',
   'trainer.gradient_accumulation_steps',

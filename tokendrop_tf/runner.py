@@ -143,6 +143,7 @@ def create_runner(params, mode, model_dir, strategy, report):
         Controller, report=report, model_dir=model_dir, checkpoint=checkpoint
       ),
       save_summary=strategy.extended.should_save_summary,
+      enable_async_checkpointing=params.trainer.async_checkpoints,
       trainer=_build_trainer(params, task, mode, model_dir, strategy),
     )
   if 'train' in mode and strategy.extended.should_save_summary:
@@ -323,6 +324,9 @@ class Controller(orbit.Controller):
     except stopping.Stopped:
       self._maybe_save_checkpoint(check_interval=False)
       raise
+    finally:
+      # What is being written aside is complete, or has failed, before the end.
+      self._sync_on_async_checkpointing()
 
   def restore_checkpoint(self, checkpoint_path=None):
     """Restores a checkpoint, at first the one that was found whole."""
@@ -367,6 +371,7 @@ class Controller(orbit.Controller):
         yield
     except stopping.Stopped:
       self._maybe_save_checkpoint(check_interval=False)
+      self._sync_on_async_checkpointing()
       raise
 
   def _train_n_steps(self, num_steps):
@@ -418,6 +423,7 @@ class Controller(orbit.Controller):
         )
 
   def _stop(self, what):
+    self._sync_on_async_checkpointing()
     checkpoint = tf.train.latest_checkpoint(self._model_dir)
     kept = (
       f'The last good checkpoint is kept: {checkpoint}.'

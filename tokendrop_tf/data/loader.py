@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, positions, records, streams
+from tokendrop_tf.data import examples, positions, records, service, streams
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.data.checks import check_dataset
 
@@ -61,7 +61,10 @@ def load_dataset(
     rows = _recorded(files, config, first_row, counts)
   else:
     rows = _live(config, words, first_row, counts)
-  batches = _batch(rows, config, context, words.pad_id)
+  if config.is_training and config.tf_data_service_address:
+    batches = _served(rows, config, context, first_batch)
+  else:
+    batches = _batch(rows, config, context, words.pad_id)
   if config.is_training and not config.num_epochs:
     # Strategies over several processes give what may end no static shapes.
     batches = batches.apply(
@@ -195,6 +198,17 @@ def _batch(rows, config, context, pad_id):
   return shares.rebatch(
     context.get_per_replica_batch_size(size), drop_remainder=True
   )
+
+
+def _served(rows, config, context, first_batch):
+  """Has batches for one replica made elsewhere; each goes to one pipeline."""
+  size = context.get_per_replica_batch_size(config.global_batch_size)
+  batches = rows.rebatch(size, drop_remainder=True)
+  job = ''
+  if context.num_input_pipelines > 1:
+    # The same in all processes, another one after a restart.
+    job = f'tokendrop-{config.seed}-{first_batch}'
+  return service.distribute(batches, config, job)
 
 
 def _fill_up(batch, num_rows, pad_id):
