@@ -39,7 +39,9 @@ SIZES = {  # layers, hidden size, heads
   'bert_large': (24, 1024, 16),
 }
 ARMS = step_arms.ARMS
-_PEAK_SIDE = 2048  # of the square matrices of the peak's product
+# Sides of the square matrices of the peak's product.
+_PEAK_SIDE = 2048
+_PEAK_SIDE_ON_GPU = 8192
 
 
 def task_config(arguments, vocab_path: str) -> configs.PretrainingTaskConfig:
@@ -82,9 +84,12 @@ def time_arms(arguments, config) -> list[dict]:
     of the arm's matrix products, as a share of the peak), `peak_bytes` (`None`
     until measured), `ratio_to_first`; and the peak, in operations a second.
   """
-  batch = step_arms.make_batch(config, arguments.batch_size)
   steps = {
-    arm: _stepper(step_arms.TrainStep(arm, config), batch, arguments.xla)
+    arm: _stepper(
+      step_arms.TrainStep(arm, config),
+      step_arms.make_batch(config, arguments.batch_size, arm),
+      arguments.xla,
+    )
     for arm in arguments.arms
   }
   product = _peak_product(arguments.precision)
@@ -108,14 +113,16 @@ def _stepper(step, batch, xla) -> Callable[[], float]:
 def _peak_product(precision) -> Callable[[], float]:
   """Returns a function that times a product: operations a second."""
   dtype = tf.bfloat16 if precision == 'mixed_bfloat16' else tf.float32
-  matrix = tf.cast(tf.random.normal([_PEAK_SIDE, _PEAK_SIDE]), dtype)
+  gpus = tf.config.list_physical_devices('GPU')
+  side = _PEAK_SIDE_ON_GPU if gpus else _PEAK_SIDE
+  matrix = tf.cast(tf.random.normal([side, side]), dtype)
   multiply = tf.function(lambda x: tf.matmul(x, x)[0, 0])
   multiply(matrix).numpy()
 
   def product():
     start = time.perf_counter()
     multiply(matrix).numpy()
-    return 2 * _PEAK_SIDE**3 / (time.perf_counter() - start)
+    return 2 * side**3 / (time.perf_counter() - start)
 
   return product
 
@@ -188,7 +195,7 @@ def _own_memory(arm, arguments, config) -> int:
   this process less what it held before the model was built.
   """
   before = _resident_peak()
-  batch = step_arms.make_batch(config, arguments.batch_size)
+  batch = step_arms.make_batch(config, arguments.batch_size, arm)
   step = _stepper(step_arms.TrainStep(arm, config), batch, arguments.xla)
   step()
   step()
