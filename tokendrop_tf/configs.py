@@ -750,8 +750,8 @@ def _check_async_checkpoints(params):
   strategy = params.runtime.distribution_strategy
   if params.trainer.async_checkpoints and strategy == 'multi_worker_mirrored':
     raise errors.ConfigurationError(
-      'trainer.async_checkpoints cannot be used with several workers. Received: '
-      f'runtime.distribution_strategy = {strategy!r}. Leave '
+      'trainer.async_checkpoints cannot be used with several workers. '
+      f'Received: runtime.distribution_strategy = {strategy!r}. Leave '
       'trainer.async_checkpoints unset.'
     )
 
