@@ -4,7 +4,14 @@ import tensorflow as tf
 
 from tokendrop_tf import configs
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, positions, records, service, streams
+from tokendrop_tf.data import (
+  examples,
+  native_text,
+  positions,
+  records,
+  service,
+  streams,
+)
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.data.checks import check_dataset
 
@@ -150,7 +157,10 @@ def _source_files(config) -> tuple[str, ...]:
 
 def _live(config, words, first_row, counts) -> tf.data.Dataset:
   """Returns examples made from text, from row `first_row` of the run on."""
-  maker = examples.ExampleMaker(corpus_lib.open_corpus(config), words, config)
+  corpus = corpus_lib.open_corpus(config)
+  if config.is_training and config.tf_data_service_address:
+    corpus = native_text.of(corpus, 'train_data.tf_data_service_address')
+  maker = examples.ExampleMaker(corpus, words, config)
   epoch, row, start = 0, 0, positions.BEGINNING
   if first_row:
     epoch, row = divmod(first_row, counts.num_rows)

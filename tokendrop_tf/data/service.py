@@ -133,10 +133,11 @@ def distribute(
   address = config.tf_data_service_address
   if local := _local_operations(batches):
     raise errors.ConfigurationError(
-      'tf.data service takes text files and TFRecords; other sources are read '
-      f'by Python ({", ".join(sorted(local))}) in this process. Received: '
-      f'train_data.tf_data_service_address={address!r}. Leave it unset, or '
-      'write TFRecords with tools/create_pretraining_data.py.'
+      'tf.data service takes pipelines that need no Python, as that of '
+      "train_data.packing = 'best_fit' does. Received: "
+      f'train_data.tf_data_service_address={address!r} with '
+      f'{", ".join(sorted(local))}. Leave it unset, or write TFRecords with '
+      'tools/create_pretraining_data.py.'
     )
   _require_answer(address)
   return batches.apply(
