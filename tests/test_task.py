@@ -439,3 +439,67 @@ def test_predictable_tokens_are_ranked_below_the_others(vocab_path):
   # The others are one of 16, whatever stands around them.
   assert others.mean() == pytest.approx(math.log(16), rel=0.2)
   assert topics.mean() < 0.5 * math.log(4)
+
+
+def test_masks_by_importance_follow_the_table_and_the_step(vocab_path):
+  """Only tokens that the table names become labels, and teach it."""
+  task = make_task(vocab_path)
+  task.task_config.train_data.override({'masking': 'importance'})
+  run, batch = Run(task, learning_rate=0.0), make_batch()
+  named = np.arange(VOCAB_SIZE) >= 18
+  table = np.where(named, 5.0, 1e-9).astype(np.float32)
+  words = batch['input_word_ids'].numpy()
+  words[:, 8:12] = 18 + np.arange(BATCH_SIZE)[:, np.newaxis]
+  batch['input_word_ids'] = tf.constant(words)
+  batch['input_mask'] = tf.ones_like(batch['input_mask'])
+  run.table.assign(table)
+  first = float(run.step(batch))
+  moved = run.table.numpy() != table
+  assert moved.any()
+  assert not moved[~named].any()
+  # The next step chooses others; the first step again, the same ones.
+  run.table.assign(table)
+  assert float(run.step(batch)) != first
+  again = Run(task, learning_rate=0.0)
+  again.table.assign(table)
+  assert float(again.step(batch)) == first
+
+
+@pytest.mark.parametrize(
+  ('policy', 'token_drop'),
+  [
+    ('none', {}),
+    (
+      'loss',
+      {
+        'temperature': 1.0,
+        'keep_schedule': ('0:4', '0.5:all'),
+        'schedule_steps': 2,
+      },
+    ),
+  ],
+)
+def test_packed_documents_train_under_every_policy(
+  vocab_path, policy, token_drop
+):
+  """Two documents a row: neither sees the other, whatever is dropped."""
+  run = Run(make_task(vocab_path, policy, **token_drop), learning_rate=0.0)
+  batch = make_batch()
+  halves = np.tile(np.repeat([1, 2], SEQ_LENGTH // 2), [BATCH_SIZE, 1])
+  places = np.tile(np.arange(SEQ_LENGTH // 2), [BATCH_SIZE, 2])
+  packed = dict(
+    batch,
+    segment_ids=tf.constant(halves, tf.int32) * batch['input_mask'],
+    position_ids=tf.constant(places, tf.int32),
+  )
+  # Labels lie in the first half; words of the second are no input of theirs.
+  for _ in range(2):
+    assert np.isfinite(float(run.step(packed)))
+  full = run.validate(packed)['validation_loss']
+  words = batch['input_word_ids'].numpy()
+  words[:, SEQ_LENGTH // 2 :] = words[:, SEQ_LENGTH // 2 :][:, ::-1]
+  words *= batch['input_mask'].numpy()
+  other = run.validate(dict(packed, input_word_ids=tf.constant(words)))
+  assert other['validation_loss'] == pytest.approx(full, rel=1e-6)
+  alone = run.validate(dict(batch, input_word_ids=tf.constant(words)))
+  assert abs(alone['validation_loss'] - full) > 1e-5

@@ -68,6 +68,16 @@ def _without_dropout(config):
   config.model.override({'dropout_rate': 0.0, 'attention_dropout_rate': 0.0})
 
 
+def _with_segments(config):
+  _with_policy(config, 'loss')
+  config.train_data.override({'packing': 'best_fit'})
+
+
+def _with_importance_masking(config):
+  _with_policy(config, 'loss')
+  config.train_data.override({'masking': 'importance'})
+
+
 def _library_dropout(x, rate, seed):
   if seed is None or rate == 0.0:
     return x
@@ -87,6 +97,8 @@ _CHANGES = {
   'unfused': lambda config: _with_policy(config, 'loss'),
   'library_dropout': lambda config: _with_policy(config, 'loss'),
   'no_dropout': _without_dropout,
+  'block_diagonal': _with_segments,
+  'importance_masking': _with_importance_masking,
   'configured': lambda config: None,
 }
 _TASKS = {
@@ -109,6 +121,8 @@ DESCRIPTIONS = {
   'unfused': 'loss with GELU and normalization as separate operations',
   'library_dropout': "loss with TensorFlow's stateless dropout",
   'no_dropout': 'loss without dropout',
+  'block_diagonal': 'loss on rows of several documents that stay apart',
+  'importance_masking': 'loss with labels chosen in the step by the table',
   'configured': 'ours exactly as configured',
 }
 ARMS = tuple(DESCRIPTIONS)
@@ -181,13 +195,16 @@ def constant_rate_adamw(
 
 
 def make_batch(
-  config: configs.PretrainingTaskConfig, batch_size: int
+  config: configs.PretrainingTaskConfig,
+  batch_size: int,
+  arm: str = 'configured',
 ) -> dict[str, tf.Tensor]:
   """Returns random features: no padding, every label slot in use.
 
   Args:
     config: gives S, P, V and whether there are next-sentence labels.
     batch_size: B.
+    arm: the arm that reads them: some read segments.
   """
   data, vocab_size = config.train_data, config.model.vocab_size
   shape = [batch_size, data.seq_length]
@@ -203,7 +220,26 @@ def make_batch(
   }
   if config.model.use_next_sentence_head:
     batch['next_sentence_labels'] = tf.zeros([batch_size, 1], tf.int32)
+  if _reads_segments(arm, config):
+    batch.update(_segments(shape))
   return batch
+
+
+def _reads_segments(arm, config) -> bool:
+  is_packed = config.train_data.packing == 'best_fit'
+  return arm == 'block_diagonal' or (arm == 'configured' and is_packed)
+
+
+def _segments(shape) -> dict[str, tf.Tensor]:
+  """Returns four documents a row: of a half, a quarter and two eighths of S."""
+  column = tf.range(shape[1])
+  starts = [shape[1] * eighths // 8 for eighths in (0, 4, 6, 7)]
+  number = tf.searchsorted(starts, column, side='right')
+  places = column - tf.gather(starts, number - 1)
+  return {
+    'segment_ids': tf.broadcast_to(number, shape),
+    'position_ids': tf.broadcast_to(places, shape),
+  }
 
 
 def read_vocabulary(

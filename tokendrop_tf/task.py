@@ -264,6 +264,7 @@ class TokenDropPretrainingTask(base_task.Task):
       number of replicas, float32.
     """
     step = tf.identity(optimizer.iterations)
+    inputs = self._with_labels(inputs, model, step)
     # 1. Forward and backward, with or without dropping in this step.
     loss, slots, gradients = self._forward_backward(inputs, model, step)
     # 2. Sum over replicas, clip, update the weights.
@@ -277,6 +278,25 @@ class TokenDropPretrainingTask(base_task.Task):
     self._update_metrics(metrics, inputs, slots)
     self._watch(model, loss, step)
     return {self.loss: loss}
+
+  def _with_labels(self, inputs, model, step):
+    """Returns the features, with labels by importance where that is set."""
+    data = self.task_config.train_data
+    if data.masking != 'importance':
+      return inputs
+    words = self._vocabulary
+    masking = layers.ImportanceMasking(
+      words.special_ids,
+      words.ordinary_ids,
+      words.mask_id,
+      data.mask_token_share,
+      data.random_token_share,
+      data.masking_temperature,
+    )
+    seed = random_seeds.fold_in(
+      tf.constant([self.task_config.seed, 2], tf.int32), step
+    )
+    return masking(inputs, model.encoder_network.token_importance.table, seed)
 
   def _forward_backward(self, inputs, model, step):
     """Returns the loss, per-slot results and gradients of this step.

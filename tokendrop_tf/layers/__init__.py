@@ -1,5 +1,6 @@
 """Keras layers of the token-dropping encoder."""
 
+from tokendrop_tf.layers.importance_masking import ImportanceMasking
 from tokendrop_tf.layers.label_loss import label_loss
 from tokendrop_tf.layers.masked_lm import MaskedLMHead
 from tokendrop_tf.layers.position_embedding import (
@@ -11,6 +12,7 @@ from tokendrop_tf.layers.token_order import TokenOrder
 from tokendrop_tf.layers.transformer_block import TransformerBlock
 
 __all__ = [
+  'ImportanceMasking',
   'IndexedPositionEmbedding',
   'MaskedLMHead',
   'SinusoidalInitializer',

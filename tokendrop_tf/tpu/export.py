@@ -37,7 +37,7 @@ def export_step(
     batch_size: B.
     folder: is made.
   """
-  batch = step_arms.make_batch(step.config, batch_size)
+  batch = step_arms.make_batch(step.config, batch_size, step.arm)
   function = step.function(jit_compile=True)
   concrete = function.get_concrete_function(batch)
   # For the CPU: with the TPU's name TensorFlow refuses variables. The program
@@ -77,6 +77,8 @@ def _input(name, value, step):
     'input_word_ids': step.config.model.vocab_size,
     'masked_lm_ids': step.config.model.vocab_size,
     'masked_lm_positions': step.config.train_data.seq_length,
+    'position_ids': step.config.train_data.seq_length,
+    'segment_ids': 5,
   }
   values = {'low': 0, 'high': 1}
   if name in highest:
