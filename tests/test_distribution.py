@@ -12,9 +12,9 @@ import tensorflow as tf
 from faults import harness
 from official.modeling import optimization
 
-from tokendrop_tf import configs
+from tokendrop_tf import configs, errors, workers
 from tokendrop_tf import task as task_lib
-from tokendrop_tf.data import loader
+from tokendrop_tf.data import loader, service
 
 SEQ_LENGTH, BATCH_SIZE, NUM_STEPS = 16, 8, 3
 
@@ -229,3 +229,122 @@ def test_devices_agree_over_fifty_steps(tiny_corpus, tmp_path):
       for name, value in expected.items():
         if 'loss' in name:
           assert record[name] == pytest.approx(value, abs=1e-5), (name, record)
+
+
+@pytest.fixture(scope='module')
+def data_service():
+  """A dispatcher and two workers; the address of the dispatcher."""
+  dispatcher = service.start(service.parse_flags(['--host=localhost']))
+  address = service.address_of(dispatcher)
+  flags = service.parse_flags([f'--dispatcher={address}', '--host=localhost'])
+  servers = [service.start(flags) for _ in range(2)]
+  yield address
+  del servers
+
+
+def numbered_documents(folder, number):
+  """Writes documents that each repeat a word of their own."""
+  words = [f'w{index}' for index in range(number)]
+  special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+  (folder / 'vocab.txt').write_text('\n'.join(special + words) + '\n')
+  text = folder / 'text.txt'
+  text.write_text('\n\n'.join(f'{word} ' * 6 for word in words) + '\n')
+  return text, configs.VocabularyConfig(path=str(folder / 'vocab.txt'))
+
+
+@pytest.mark.parametrize('num_pipelines', [1, 2])
+def test_a_data_service_makes_every_document_once_in_a_pass(
+  data_service, tmp_path, num_pipelines
+):
+  text, vocabulary = numbered_documents(tmp_path, 80)
+  config = configs.PretrainingDataConfig(
+    input_path=str(text),
+    is_training=True,
+    global_batch_size=8,
+    seq_length=8,
+    max_predictions_per_seq=2,
+    packing='within_documents',
+    num_epochs=2,
+    tf_data_service_address=data_service,
+  )
+  pipelines = [
+    loader.load_dataset(
+      config,
+      vocabulary,
+      tf.distribute.InputContext(num_pipelines, index, num_pipelines),
+    )
+    for index in range(num_pipelines)
+  ]
+  labels = []
+  for batches in pipelines:
+    assert batches.element_spec['input_word_ids'].shape == [
+      8 // num_pipelines,
+      8,
+    ]
+  iterators = [iter(batches) for batches in pipelines]
+  while iterators:
+    for iterator in list(iterators):
+      batch = next(iterator, None)
+      if batch is None:
+        iterators.remove(iterator)
+      else:
+        labels += batch['masked_lm_ids'].numpy()[:, 0].tolist()
+  assert sorted(labels) == sorted(2 * list(range(5, 85)))
+
+
+def test_sources_that_need_python_are_not_sent_to_a_data_service(
+  data_service,
+):
+  numbers = tf.data.Dataset.range(3).map(
+    lambda x: tf.numpy_function(lambda n: n, [x], tf.int64)
+  )
+  config = configs.PretrainingDataConfig(tf_data_service_address=data_service)
+  with pytest.raises(errors.ConfigurationError, match='need no Python'):
+    service.distribute(numbers, config, '')
+
+
+def test_a_dispatcher_that_does_not_answer_is_named(tmp_path):
+  address = f'localhost:{workers.free_ports(1)[0]}'
+  config = configs.PretrainingDataConfig(tf_data_service_address=address)
+  with pytest.raises(errors.ConfigurationError, match='that answers') as caught:
+    service.distribute(tf.data.Dataset.range(3), config, '')
+  assert address in str(caught.value)
+
+
+@pytest.mark.parametrize('address', ['here', 'grpc://here:1', ':1', 'a:99999'])
+def test_an_address_without_a_port_is_refused(address):
+  with pytest.raises(errors.ConfigurationError, match="'HOST:PORT'"):
+    service.parse_flags([f'--dispatcher={address}'])
+
+
+@pytest.mark.faults
+def test_a_training_on_a_data_service_of_three_processes(tiny_corpus, tmp_path):
+  command = [
+    sys.executable,
+    '-m',
+    'tokendrop_tf.data.service',
+    '--host=localhost',
+  ]
+
+  def start(*flags):
+    process = subprocess.Popen(
+      [*command, *flags], stdout=subprocess.PIPE, text=True
+    )
+    return process, process.stdout.readline().rsplit(' ', 1)[1].strip()
+
+  dispatcher, address = start()
+  others = [start(f'--dispatcher={address}')[0] for _ in range(2)]
+  run = harness.TinyRun(
+    tiny_corpus,
+    tmp_path / 'run',
+    (f"train_data.tf_data_service_address = '{address}'",),
+  )
+  try:
+    run.kill_when(lambda seconds: run.steps_logged() >= 25)
+    assert 'goes on at step 20' in run.finish()
+  finally:
+    for process in (*others, dispatcher):
+      process.terminate()
+  for process in (*others, dispatcher):
+    assert process.wait(timeout=60) == 0
+  assert run.steps_logged() == 60
