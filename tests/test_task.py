@@ -460,9 +460,9 @@ def test_masks_by_importance_follow_the_table_and_the_step(vocab_path):
   # The next step chooses others; the first step again, the same ones.
   run.table.assign(table)
   assert float(run.step(batch)) != first
-  again = Run(task, learning_rate=0.0)
-  again.table.assign(table)
-  assert float(again.step(batch)) == first
+  run.table.assign(table)
+  run.optimizer.iterations.assign(0)
+  assert float(run.step(batch)) == first
 
 
 @pytest.mark.parametrize(

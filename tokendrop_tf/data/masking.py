@@ -11,8 +11,6 @@ import tensorflow as tf
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 _CONTINUATION = '##'
-# Words are sorted by random bits, with their number below these in the key.
-_NUMBER_BITS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,25 +163,31 @@ class Masking:
     span = words.number
     if self.kind == 'span':
       span = words.spans(self._span_lengths(starts, length_seed))
-    # A random number a span, and below it the number of the word: sorted by it,
-    # words of a span stay together and in their order.
+    # A random number a span, and below it the number of the word, counted
+    # down: by it, words of a span stay together and in their order.
     draws = tf.random.stateless_uniform(
-      tf.shape(ordinary), key_seed, None, None, tf.int32, alg='philox'
+      tf.shape(ordinary),
+      key_seed,
+      0,
+      2**31 >> self._number_bits,
+      tf.int32,
+      alg='philox',
     )
-    draws = tf.cast(tf.gather(draws, span, batch_dims=1), tf.int64)
-    keys = words.at_words(draws * 2**_NUMBER_BITS)
-    keys += tf.range(self.seq_length, dtype=tf.int64)
-    sizes = words.sizes
-    can_be_label = (sizes > 0) & (sizes <= self.max_predictions_per_seq)
-    keys = tf.where(can_be_label, keys, tf.int64.max)
+    keys = tf.gather(draws, span, batch_dims=1) * 2**self._number_bits
+    keys += 2**self._number_bits - 1 - words.number
+    can_be_label = words.size_at_tokens() <= self.max_predictions_per_seq
     last = self._last_taken(
-      tf.sort(keys, axis=1),
-      tf.where(can_be_label, sizes, 0),
+      tf.where(starts & can_be_label, keys, -1),
+      words.sizes,
       mask_rate * tf.cast(words.num_tokens, tf.float32),
       _uniform([tf.shape(ordinary)[0], 1], count_seed),
     )
-    taken = tf.gather(keys <= last, words.number, batch_dims=1)
-    return ordinary & taken, span
+    return ordinary & can_be_label & (keys >= last), span
+
+  @property
+  def _number_bits(self) -> int:
+    """Bits that hold the number of a word."""
+    return (self.seq_length - 1).bit_length()
 
   def _continues(self, word_ids, ordinary):
     is_continuation = tf.constant(
@@ -205,20 +209,22 @@ class Masking:
     )
 
   def _last_taken(self, keys, sizes, target, draws):
-    """Returns the key of the last word that is taken, int64 [R, 1].
+    """Returns the key of the last word that is taken, int32 [R, 1].
 
     Words are taken while their tokens are no more than `target`, and the next
     one with the probability that makes the mean number of tokens the target.
 
     Args:
-      keys: int64 [R, S], ascending; their low bits are numbers of words.
-      sizes: int32 [R, S], tokens of every word, in the order of the words.
+      keys: int32 [R, S], of words that can be taken, highest first; else -1.
+      sizes: int32 [R, S], tokens of every word, by its number.
       target: float32 [R].
       draws: float32 [R, 1], uniform.
     """
-    number = tf.cast(keys % 2**_NUMBER_BITS, tf.int32)
-    is_word = keys < tf.int64.max
-    number = tf.where(is_word, number, 0)
+    # A word has a token or more: no more words than slots can be taken.
+    keys = tf.math.top_k(keys, self.max_predictions_per_seq).values
+    is_word = keys >= 0
+    low_bits = 2**self._number_bits - 1
+    number = low_bits - tf.bitwise.bitwise_and(keys, low_bits)
     sizes = tf.where(is_word, tf.gather(sizes, number, batch_dims=1), 0)
     total = tf.cumsum(sizes, axis=1)
     room = target[:, tf.newaxis] - tf.cast(total - sizes, tf.float32)
@@ -228,7 +234,7 @@ class Masking:
     count = tf.reduce_sum(tf.cast(taken, tf.int32), axis=1, keepdims=True)
     # At least one, where there is one.
     last = tf.gather(keys, tf.maximum(count - 1, 0), batch_dims=1)
-    return tf.where(last < tf.int64.max, last, tf.int64.min)
+    return tf.where(last >= 0, last, tf.int32.max)
 
   def _slots(self, is_label):
     """Returns ascending positions int32 [R, P] and which slots are filled."""
@@ -291,9 +297,9 @@ class _Words:
     sums = tf.math.unsorted_segment_sum(values, flat, rows * columns)
     return tf.reshape(sums, [rows, columns])
 
-  def at_words(self, values):
-    """Returns [R, S] values by word of what is given by position."""
-    return self._summed(tf.where(self._starts, values, 0))
+  def size_at_tokens(self):
+    """Returns the tokens of each position's word, int32 [R, S]."""
+    return tf.gather(self.sizes, self.number, batch_dims=1)
 
   def spans(self, lengths):
     """Groups words: spans of `lengths` words, int32 [R, S], one after another.

@@ -8,9 +8,6 @@ length is no text. Best-fit rows, which hold several sequences, are tokens int32
 [S], special tokens included, and segment ids int32 [S], 0 for padding.
 """
 
-import bisect
-
-import numpy as np
 import tensorflow as tf
 
 
@@ -223,13 +220,8 @@ def _best_fit_places(documents, seq_length):
   sizes = tf.minimum(
     tf.gather(lengths, document) - number * row_tokens, row_tokens
   )
-  row, start = tf.numpy_function(
-    lambda sizes: best_fit(sizes + 2, seq_length),
-    [sizes],
-    [tf.int32, tf.int32],
-    stateful=False,
-  )
-  return sizes, tf.ensure_shape(row, [None]), tf.ensure_shape(start, [None])
+  row, start = best_fit(sizes + 2, seq_length)
+  return sizes, row, start
 
 
 def _segments(begins, ends, num_rows, seq_length):
@@ -245,11 +237,11 @@ def _segments(begins, ends, num_rows, seq_length):
   return tf.where(begun > ended, begun, 0)
 
 
-def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+def best_fit(sizes: tf.Tensor, capacity: int) -> tuple[tf.Tensor, tf.Tensor]:
   """Packs items into rows of equal capacity by decreasing best fit.
 
   Args:
-    sizes: int [p], from 1 to `capacity`.
+    sizes: int32 [p], from 1 to `capacity`.
     capacity: of a row.
 
   Returns:
@@ -257,43 +249,86 @@ def best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     their first item, and items follow each other in a row in their order.
 
   Example:
-    best_fit(np.array([5, 2, 3]), 5)  # ([0, 1, 1], [0, 0, 2])
+    best_fit(tf.constant([5, 2, 3]), 5)  # ([0, 1, 1], [0, 0, 2])
   """
-  sizes = np.asarray(sizes, np.int64)
-  row = _decreasing_best_fit(sizes, capacity)
-  _, first, inverse = np.unique(row, return_index=True, return_inverse=True)
-  number = np.empty_like(first)
-  number[np.argsort(first)] = np.arange(first.size)
-  row = number[inverse]
-  order = np.argsort(row, kind='stable')
-  ends = np.cumsum(sizes[order])
-  first_of_row = np.searchsorted(row[order], row[order], side='left')
-  starts = ends - sizes[order]
-  place = np.empty_like(starts)
-  place[order] = starts - starts[first_of_row]
-  return row.astype(np.int32), place.astype(np.int32)
+  order = tf.argsort(sizes, direction='DESCENDING', stable=True)
+  row = tf.gather(
+    _rows_of_descending(tf.gather(sizes, order), capacity),
+    tf.math.invert_permutation(order),
+  )
+  num_rows = tf.reduce_max(tf.concat([row, [-1]], axis=0)) + 1
+  first = tf.math.unsorted_segment_min(tf.range(tf.size(row)), row, num_rows)
+  row = tf.gather(tf.math.invert_permutation(tf.argsort(first)), row)
+  return row, _places_in_rows(sizes, row, num_rows)
 
 
-def _decreasing_best_fit(sizes, capacity):
-  row = np.empty(sizes.size, np.int64)
-  rows_with_room = {}  # Room to the rows that have just so much.
-  rooms = []  # Its keys, ascending.
-  num_rows = 0
-  order = np.argsort(-sizes, kind='stable')
-  for item, size in zip(order.tolist(), sizes[order].tolist()):
-    place = bisect.bisect_left(rooms, size)
-    if place == len(rooms):
-      chosen, room = num_rows, capacity
-      num_rows += 1
-    else:
-      room = rooms[place]
-      chosen = rows_with_room[room].pop()
-      if not rows_with_room[room]:
-        del rooms[place]
-    row[item] = chosen
-    if room > size:
-      left = rows_with_room.setdefault(room - size, [])
-      if not left:
-        bisect.insort(rooms, room - size)
-      left.append(chosen)
-  return row
+def _rows_of_descending(sizes, capacity):
+  """Returns a row for each item, int32 [p]; `sizes` descend.
+
+  Items of one size are placed in one step: best fit puts them into the fullest
+  row that has room, as many as it holds, then into the next.
+  """
+  distinct, _, counts = tf.unique_with_counts(sizes)
+  smallest = tf.reduce_min(sizes)
+  rows = tf.TensorArray(
+    tf.int32, tf.size(distinct), infer_shape=False, element_shape=[None]
+  )
+
+  def step(number, open_rows, rooms, num_rows, rows):
+    size, count = distinct[number], counts[number]
+    # 1. The fullest rows that have room, and a row for each item if need be.
+    first = tf.searchsorted(rooms, [size])[0]
+    found = open_rows[first : first + count]
+    new = tf.range(num_rows, num_rows + count)
+    candidates = tf.concat([found, new], axis=0)
+    room = tf.concat(
+      [rooms[first : first + count], tf.fill([count], capacity)], axis=0
+    )
+    # 2. Each takes what it can hold of the items left.
+    holds = room // size
+    taken = tf.clip_by_value(count - tf.cumsum(holds, exclusive=True), 0, holds)
+    rows = rows.write(number, tf.repeat(candidates, taken))
+    # 3. Rows with room for the smallest item stay open, the fullest first.
+    is_used = taken > 0
+    num_found = tf.size(found)
+    opened = tf.reduce_sum(tf.cast(is_used[num_found:], tf.int32))
+    stays = is_used | (tf.range(tf.size(taken)) < num_found)
+    candidates = tf.boolean_mask(candidates, stays)
+    room = tf.boolean_mask(room - taken * size, stays)
+    open_rows = tf.concat(
+      [open_rows[:first], candidates, open_rows[first + count :]], axis=0
+    )
+    rooms = tf.concat([rooms[:first], room, rooms[first + count :]], axis=0)
+    is_open = rooms >= smallest
+    open_rows = tf.boolean_mask(open_rows, is_open)
+    rooms = tf.boolean_mask(rooms, is_open)
+    order = tf.argsort(rooms, stable=True)
+    return (
+      number + 1,
+      tf.gather(open_rows, order),
+      tf.gather(rooms, order),
+      num_rows + opened,
+      rows,
+    )
+
+  none = tf.zeros([0], tf.int32)
+  many = tf.TensorShape([None])
+  scalar = tf.TensorShape([])
+  *_, rows = tf.while_loop(
+    lambda number, *_: number < tf.size(distinct),
+    step,
+    (0, none, none, 0, rows),
+    shape_invariants=(scalar, many, many, scalar, tf.TensorShape(None)),
+  )
+  return rows.concat()
+
+
+def _places_in_rows(sizes, row, num_rows):
+  """Returns the place of every item in its row, int32 [p]."""
+  order = tf.argsort(row, stable=True)
+  starts = tf.cumsum(tf.gather(sizes, order), exclusive=True)
+  row = tf.gather(row, order)
+  first = tf.math.unsorted_segment_min(starts, row, num_rows)
+  return tf.gather(
+    starts - tf.gather(first, row), tf.math.invert_permutation(order)
+  )
