@@ -1,12 +1,13 @@
 """Finds what is wrong with a data section before anything is computed."""
 
 import math
+import sys
 
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import documents, examples, records
+from tokendrop_tf.data import documents, examples, records, shard_index
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Up to this size a corpus is read whole; of a larger one the head of each file.
@@ -14,6 +15,10 @@ MAX_SCANNED_BYTES = 2 << 30
 _HEAD_BYTES = 1 << 22
 _HEAD_RECORDS = 1024
 _RECORDS_PER_STEP = 1024
+# What the vocabulary does not know of the head of a corpus.
+_SAMPLE_TOKENS = 1 << 19
+_WARN_UNKNOWN_SHARE = 0.05
+_MOST_UNKNOWN_SHARE = 0.5
 
 
 def check_dataset(
@@ -107,6 +112,7 @@ def check_text(config: configs.PretrainingDataConfig):
 
 def _check_rows(config, words):
   corpus = check_text(config)
+  _check_unknown_tokens(corpus, words, config)
   needed = 1 if _fills_up(config) else config.global_batch_size
   found = _count_rows(corpus, words, config, needed)
   if found < needed:
@@ -124,6 +130,37 @@ def _check_files_are_text(corpus):
     documents.check_file(
       path, corpus.reading, _HEAD_BYTES if is_large else None
     )
+
+
+def _check_unknown_tokens(corpus, words, config):
+  """Refuses, or warns of, a vocabulary that does not fit the text."""
+  tokenizer = words.tokenizer()
+  tokens = unknown = 0
+  for texts in corpus.documents():
+    ids = tokenizer.tokenize(texts).flat_values
+    tokens += int(tf.size(ids))
+    unknown += int(tf.math.count_nonzero(ids == words.unk_id))
+    if tokens >= _SAMPLE_TOKENS:
+      break
+  share = unknown / max(tokens, 1)
+  if share <= _WARN_UNKNOWN_SHARE:
+    return
+  allow = corpus_lib.setting_name(config, 'allow_unknown_tokens')
+  message = (
+    f'{share:.1%} of the first {tokens:,} tokens of {corpus.name}, with '
+    f'{words.path}'
+  )
+  if share > _MOST_UNKNOWN_SHARE and not config.allow_unknown_tokens:
+    raise errors.DataError(
+      f'At most {_MOST_UNKNOWN_SHARE:.0%} of the tokens may be [UNK]. '
+      f'Received: {message}. Set vocabulary.path to a vocabulary of this '
+      f'language, or vocabulary.lower_case, or {allow}.'
+    )
+  print(
+    f'Warning: the vocabulary does not know {message}. A vocabulary written '
+    'by tools/build_vocab.py on this text would.',
+    file=sys.stderr,
+  )
 
 
 def _count_rows(corpus, words, config, most: int) -> int:
@@ -173,6 +210,9 @@ class _RecordCheck:
     self._is_large = size > MAX_SCANNED_BYTES
 
   def run(self):
+    shard_index.check_shards(
+      self._paths, self._input_path, checksums=not self._is_large
+    )
     found = 0
     for path in self._paths:
       found += self._check_file(path)
@@ -210,6 +250,7 @@ class _RecordCheck:
         f'A TFRecord must hold tf.train.Example messages. Received: {path}, '
         f'which does not. Set {self._input_path}.'
       ) from error
+    self._check_packing(path, found)
     for name, spec in records.feature_spec(self._config).items():
       if name not in found:
         raise self._missing(path, name, found)
@@ -218,6 +259,20 @@ class _RecordCheck:
       size = len(getattr(found[name], kind).value) if kind else 0
       if kind != wanted or size != spec.shape[0]:
         raise self._misfit(path, name, spec, kind, size)
+
+  def _check_packing(self, path, found):
+    """Segments that training does not read would let documents mix."""
+    setting = corpus_lib.setting_name(self._config, 'packing')
+    has_segments = records.SEGMENT_FEATURES[0] in found
+    is_best_fit = self._config.packing == 'best_fit'
+    if has_segments != is_best_fit:
+      kind = 'with' if has_segments else 'without'
+      raise errors.DataError(
+        "Examples have segment_ids exactly where they are packed by 'best_fit'"
+        f'. Received: {path}, {kind} segment_ids, and {setting}='
+        f'{self._config.packing!r}. Set {setting}'
+        + (" = 'best_fit'." if has_segments else ' to another packing.')
+      )
 
   def _missing(self, path, name, found):
     hint = ''
@@ -257,7 +312,9 @@ class _RecordCheck:
       'input_word_ids': (size, 'the vocabulary'),
       'masked_lm_ids': (size, 'the vocabulary'),
       'masked_lm_positions': (length, 'the sequence'),
+      'position_ids': (length, 'the sequence'),
     }
+    limits = {name: limits[name] for name in limits if name in features}
     for name, (limit, what) in limits.items():
       least = int(tf.reduce_min(features[name]))
       most = int(tf.reduce_max(features[name]))

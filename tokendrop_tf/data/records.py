@@ -5,14 +5,18 @@ here, and its loaders read what is written here.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
-from tokendrop_tf.data import corpus, positions, shuffling, streams, text_files
+from tokendrop_tf.data import corpus, positions, shard_index, shuffling
+from tokendrop_tf.data import streams, text_files
 
 NEXT_SENTENCE_LABELS = 'next_sentence_labels'
+# Of rows that hold several documents; see `packing.pack_best_fit`.
+SEGMENT_FEATURES = ('segment_ids', 'position_ids')
 
 # Records parsed in one step.
 _BLOCK_RECORDS = 512
@@ -35,6 +39,8 @@ def record_files(config: configs.PretrainingDataConfig) -> tuple[str, ...]:
     return ()
   setting = corpus.setting_name(config, 'input_path')
   paths = text_files.match_files(config.input_path, setting)
+  if any(map(is_record_file, paths)):
+    paths = tuple(p for p in paths if not p.endswith(shard_index.SUFFIX))
   texts = [path for path in paths if not is_record_file(path)]
   if texts and len(texts) < len(paths):
     raise errors.DataError(
@@ -60,6 +66,8 @@ def feature_spec(config: configs.PretrainingDataConfig) -> dict:
       [config.max_predictions_per_seq], tf.float32
     ),
   }
+  if config.packing == 'best_fit':
+    spec |= {name: whole(config.seq_length) for name in SEGMENT_FEATURES}
   if config.use_next_sentence_label:
     spec[NEXT_SENTENCE_LABELS] = whole(1)
   return spec
@@ -158,18 +166,11 @@ class RecordReader:
     )
 
   def count(self) -> positions.RowCounts:
-    """Reads the files once, to know how many records each has."""
-    counts = tf.data.Dataset.range(len(self.paths)).map(
-      lambda file: (
-        self._file_records(file)
-        .batch(_BLOCK_RECORDS)
-        .reduce(
-          tf.constant(0, tf.int64),
-          lambda count, batch: count + tf.size(batch, tf.int64),
-        )
-      )
+    """Says how many records each file has; the index, if any, knows."""
+    counts = tuple(
+      self._entries[path].examples if path in self._entries else _count(path)
+      for path in self.paths
     )
-    counts = tuple(int(count) for count in counts.as_numpy_iterator())
     return positions.RowCounts(documents=counts, rows=(sum(counts),))
 
   def start(
@@ -215,12 +216,12 @@ class RecordReader:
 
     def open_lane(lane):
       first, skip = positions.lane_start(start, lane, is_here)
-      files = tf.data.Dataset.from_tensor_slices(tf.gather(lanes, lane)[first:])
-      records = files.filter(lambda file: file >= 0).flat_map(
+      files = tf.gather(lanes, lane)[first:]
+      skips = tf.pad([skip], [[0, tf.size(files)]])[:-1]
+      files = tf.data.Dataset.from_tensor_slices((files, skips))
+      return files.filter(lambda file, skip: file >= 0).flat_map(
         self._file_records
       )
-      # Single records would be passed over more slowly.
-      return streams.skip_rows(records.batch(_BLOCK_RECORDS), skip)
 
     windows = streams.side_by_side(open_lane, self._num_lanes, self._lane_rows)
     if self.config.is_training:
@@ -229,14 +230,52 @@ class RecordReader:
     skip = positions.if_here(start.skip_shuffled, is_here)
     return streams.skip_rows(windows, skip)
 
-  def _file_records(self, file_index) -> tf.data.Dataset:
+  @functools.cached_property
+  def _entries(self) -> dict[str, shard_index.ShardEntry]:
+    """What the index of the shards says, by path; others have no entry."""
+    return shard_index.entries(self.paths)
+
+  def _file_records(self, file_index, skip) -> tf.data.Dataset:
+    """Returns the records of a file in batches, without the first `skip`."""
     path = tf.gather(tf.constant(self.paths), file_index)
+    is_indexed = tf.gather(
+      tf.constant([path in self._entries for path in self.paths]), file_index
+    )
     is_gzip = tf.gather(
       tf.constant([is_gzip_file(path) for path in self.paths]), file_index
     )
-    return tf.data.TFRecordDataset(
+    indexed = tf.data.Dataset.from_generator(
+      self._read_indexed,
+      args=(path, skip),
+      output_signature=tf.TensorSpec([None], tf.string),
+    )
+    plain = tf.data.TFRecordDataset(
       path, compression_type=tf.where(is_gzip, 'GZIP', ''), buffer_size=1 << 20
     )
+    # Single records would be passed over more slowly.
+    plain = streams.skip_rows(plain.batch(_BLOCK_RECORDS), skip)
+    if not self._entries:
+      return plain
+    if len(self._entries) == len(self.paths):
+      return indexed
+    everything, nothing = tf.constant(-1, tf.int64), tf.constant(0, tf.int64)
+    return indexed.take(tf.where(is_indexed, everything, nothing)).concatenate(
+      plain.take(tf.where(is_indexed, nothing, everything))
+    )
+
+  def _read_indexed(self, path: bytes, skip):
+    """Yields the blocks of a shard; only those that are read are checked."""
+    path = path.decode()
+    if path not in self._entries:
+      return
+    try:
+      for block in shard_index.read_blocks(
+        path, self._entries[path], int(skip)
+      ):
+        yield np.array(block, dtype=object)
+    except errors.UserError as error:
+      errors.keep(error)
+      raise
 
   def _shuffled(self, windows, epoch, first_window) -> tf.data.Dataset:
     return windows.enumerate(first_window).map(
@@ -245,6 +284,13 @@ class RecordReader:
         shuffling.seed(self.config.seed, shuffling.ROW_SALT, epoch, window),
       )
     )
+
+
+def _count(path: str) -> int:
+  compression = 'GZIP' if is_gzip_file(path) else ''
+  records = tf.data.TFRecordDataset(path, compression, buffer_size=1 << 20)
+  batches = records.batch(_BLOCK_RECORDS).as_numpy_iterator()
+  return sum(len(batch) for batch in batches)
 
 
 def _window_of(row: int, lane_lengths, lane_rows: int) -> tuple[int, int]:
