@@ -225,11 +225,18 @@ class Trainer(base_trainer.Trainer):
     self.stop_request = stopping.StopRequest()
     self._slice_steps = 1
     if train:
-      self.checkpoint.loop_metrics = [
-        metric
-        for metric in [*self.train_metrics, self.train_loss]
-        if isinstance(metric, tf_keras.metrics.Metric)
-      ]
+      # A checkpoint that is written aside has what this one begins with.
+      self._checkpoint = tf.train.Checkpoint(
+        global_step=self.global_step,
+        model=self.model,
+        optimizer=self.optimizer,
+        loop_metrics=[
+          metric
+          for metric in [*self.train_metrics, self.train_loss]
+          if isinstance(metric, tf_keras.metrics.Metric)
+        ],
+        **getattr(self.model, 'checkpoint_items', {}),
+      )
 
   def train(self, num_steps):
     """Implements `num_steps` steps, unless it is told to stop.
