@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent
 INSTALL_REQUIRES = [
   'gin-config>=0.5,<0.6',
   'matplotlib>=3.9',
+  'ml-dtypes>=0.5',
   # tensorflow 2.20 was built and tested with numpy up to 2.4.
   'numpy>=2.1,<2.5',
   # The server is this, starlette and uvicorn: small beside TensorFlow.

@@ -5,8 +5,10 @@ import json
 import pathlib
 import shutil
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 import tf_keras
 import yaml
@@ -63,6 +65,30 @@ def differing_names(model, other):
   ours, theirs = values_of(model), values_of(other)
   assert list(ours) == list(theirs)
   return {name for name in ours if not np.array_equal(ours[name], theirs[name])}
+
+
+def split_weights(folder, dtype) -> pathlib.Path:
+  """Spreads the weights of a Hugging Face folder over two files."""
+  folder = pathlib.Path(folder)
+  whole = folder / 'model.safetensors'
+  tensors = {
+    name: np.ascontiguousarray(value, dtype=dtype)
+    for name, value in safetensors.numpy.load_file(whole).items()
+  }
+  whole.unlink()
+  weight_map = {
+    name: f'part-{number % 2}.safetensors'
+    for number, name in enumerate(tensors)
+  }
+  for part in set(weight_map.values()):
+    safetensors.numpy.save_file(
+      {name: tensors[name] for name in tensors if weight_map[name] == part},
+      folder / part,
+    )
+  (folder / 'model.safetensors.index.json').write_text(
+    json.dumps({'metadata': {}, 'weight_map': weight_map})
+  )
+  return folder
 
 
 def message_of(function, *arguments) -> str:
@@ -479,11 +505,36 @@ class TestHuggingFaceFolders:
     message = message_of(init_weights.check_fits, str(folder), MODEL)
     assert 'must be a safetensors file' in message
 
+  def test_weights_in_several_files_of_bfloat16(
+    self, source, changed_folder, model
+  ):
+    folder = split_weights(changed_folder(), ml_dtypes.bfloat16)
+    init_weights.load_pretrainer(model, str(folder))
+    loaded = values_of(model)
+    for name, value in values_of(source).items():
+      if name != 'encoder/_token_importance/table':
+        rounded = value.astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(loaded[name], rounded, err_msg=name)
+
+  def test_a_file_of_several_is_missing(self, changed_folder):
+    folder = split_weights(changed_folder(), np.float32)
+    (folder / 'part-1.safetensors').unlink()
+    message = message_of(init_weights.check_fits, str(folder), MODEL)
+    assert "must list files beside it. Received: 'part-1.safetens" in message
+
+  def test_an_index_that_leaves_the_folder(self, changed_folder):
+    folder = split_weights(changed_folder(), np.float32)
+    path = folder / 'model.safetensors.index.json'
+    path.write_text(path.read_text().replace('part-1', '../part-1'))
+    (folder.parent / 'part-1.safetensors').write_bytes(b'')
+    message = message_of(init_weights.check_fits, str(folder), MODEL)
+    assert "must list files beside it. Received: '../part-1" in message
+
   def test_weights_of_pytorch_only(self, changed_folder):
     folder = pathlib.Path(changed_folder())
     (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
     message = message_of(init_weights.check_fits, str(folder), MODEL)
-    assert 'weights in one model.safetensors' in message
+    assert 'must hold its weights in model.safetensors, or in' in message
 
   def test_a_config_that_is_no_json(self, changed_folder):
     folder = pathlib.Path(changed_folder())

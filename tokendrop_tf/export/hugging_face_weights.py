@@ -11,7 +11,9 @@ import json
 import os
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
+import safetensors
 import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
@@ -20,6 +22,14 @@ from tokendrop_tf import configs, errors
 
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'model.safetensors'
+INDEX_FILE = f'{WEIGHTS_FILE}.index.json'
+# Of safetensors; its NumPy reader knows no bfloat16.
+_DTYPES = {
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': ml_dtypes.bfloat16,
+  'I64': np.int64,
+}
 TOKENIZER_CONFIG_FILE = 'tokenizer_config.json'
 VOCABULARY_FILE = 'vocab.txt'
 # Beside a model with a head: the same encoder alone, for `BertModel`.
@@ -218,7 +228,7 @@ def is_hugging_face_folder(folder: str) -> bool:
     for name in (
       WEIGHTS_FILE,
       'pytorch_model.bin',
-      f'{WEIGHTS_FILE}.index.json',
+      INDEX_FILE,
     )
   )
 
@@ -410,26 +420,62 @@ def _canonical(tensors):
 
 
 def _read_tensors(folder):
-  path = os.path.join(folder, WEIGHTS_FILE)
-  if not tf.io.gfile.exists(path):
-    raise errors.ConfigurationError(
-      f'A Hugging Face folder must hold its weights in one {WEIGHTS_FILE}. '
-      f'Received: {folder}, which has none. Save the model with '
-      'save_pretrained of a recent transformers.'
-    )
-  try:
-    with tf.io.gfile.GFile(path, 'rb') as file:
-      tensors = safetensors_numpy.load(file.read())
-  except (SafetensorError, KeyError) as error:
-    raise errors.ConfigurationError(
-      f'{WEIGHTS_FILE} must be a safetensors file of float32 or float16 '
-      f'weights. Received: {path}: {error}. Save the model again with '
-      'save_pretrained.'
-    ) from error
+  """Returns the float32 arrays of one file, or of those that an index lists."""
+  tensors = {}
+  for name in _weight_files(folder):
+    tensors |= _read_file(os.path.join(folder, name))
   return {
-    name: value.astype(np.float32) if value.dtype == np.float16 else value
+    name: value.astype(np.float32)
+    if value.dtype in (np.float16, ml_dtypes.bfloat16)
+    else value
     for name, value in tensors.items()
   }
+
+
+def _weight_files(folder) -> list[str]:
+  if tf.io.gfile.exists(os.path.join(folder, WEIGHTS_FILE)):
+    return [WEIGHTS_FILE]
+  index = os.path.join(folder, INDEX_FILE)
+  if not tf.io.gfile.exists(index):
+    raise errors.ConfigurationError(
+      f'A Hugging Face folder must hold its weights in {WEIGHTS_FILE}, or in '
+      f'files that {INDEX_FILE} lists. Received: {folder}, which has neither. '
+      'Save the model with save_pretrained of a recent transformers.'
+    )
+  weight_map = _read_json(index).get('weight_map')
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise errors.ConfigurationError(
+      f'{INDEX_FILE} must map weights to files under "weight_map". Received: '
+      f'{index}, which does not. Restore the file.'
+    )
+  names = sorted({str(name) for name in weight_map.values()})
+  for name in names:
+    path = os.path.join(folder, name)
+    # Files beside the index, and nothing else on this machine.
+    if os.path.basename(name) != name or not tf.io.gfile.exists(path):
+      raise errors.ConfigurationError(
+        f'{INDEX_FILE} must list files beside it. Received: {name!r} in '
+        f'{index}, which is not there. Copy the whole folder.'
+      )
+  return names
+
+
+def _read_file(path):
+  try:
+    with tf.io.gfile.GFile(path, 'rb') as file:
+      tensors = safetensors.deserialize(file.read())
+    return {
+      name: np.frombuffer(entry['data'], _DTYPES[entry['dtype']]).reshape(
+        entry['shape']
+      )
+      for name, entry in tensors
+    }
+  except (SafetensorError, KeyError) as error:
+    raise errors.ConfigurationError(
+      f'{os.path.basename(path)} must be a safetensors file of float32, '
+      f'float16 or bfloat16 weights. Received: {path}: {error}. Save the model '
+      'again with save_pretrained.'
+    ) from error
 
 
 def _read_json(path):
