@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from official.core import exp_factory
 
-from tokendrop_tf import experiments, gin_support, progress
+from tokendrop_tf import configs, experiments, gin_support, progress
 from tokendrop_tf.data import label_levels
 
 TRAIN = {'training_loss': 4.0, 'masked_lm_accuracy': 0.25}
@@ -273,3 +273,12 @@ def test_the_table_is_written_as_a_histogram(tmp_path):
     if value.tag == 'token_importance'
   ]
   assert written == [5, 10]
+
+
+def test_a_gpu_that_is_not_used_is_mentioned(monkeypatch):
+  runtime = configs.RuntimeConfig(distribution_strategy='one_device')
+  assert 'not used' not in progress.devices_text(runtime, 1)
+  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [kind])
+  assert progress.devices_text(runtime, 1).endswith(
+    '; 1 GPU not used: set runtime.num_gpus'
+  )

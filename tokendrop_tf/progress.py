@@ -535,9 +535,15 @@ def devices_text(runtime, num_replicas):
     kind = f'CPU, {os.cpu_count()} cores'
   replicas = 'replica' if num_replicas == 1 else 'replicas'
   xla = ', XLA' if runtime.enable_xla else ''
+  unused = len(gpus) - runtime.num_gpus
+  hint = (
+    f'; {unused} GPU not used: set runtime.num_gpus'
+    if unused > 0 and runtime.distribution_strategy != 'tpu'
+    else ''
+  )
   return (
     f'{num_replicas} {replicas} ({runtime.distribution_strategy}, {kind})'
-    f', {runtime.mixed_precision_dtype}{xla}'
+    f', {runtime.mixed_precision_dtype}{xla}{hint}'
   )
 
 
