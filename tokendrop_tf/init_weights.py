@@ -488,9 +488,19 @@ def _find_checkpoint(path) -> str | None:
     return None
   newest = tf.train.latest_checkpoint(path)
   if newest:
+    _require_inside(newest, path)
     return newest
   # Published checkpoints come without the file that names the newest one.
   return _only(sorted(tf.io.gfile.glob(os.path.join(path, '*.index'))))
+
+
+def _require_inside(checkpoint, folder):
+  """A copied folder must not have this machine read other files."""
+  if os.path.abspath(os.path.dirname(checkpoint)) != os.path.abspath(folder):
+    raise errors.ConfigurationError(
+      "The file 'checkpoint' must name checkpoints in its own folder. "
+      f'Received: {checkpoint} in {folder}. Name the checkpoint itself.'
+    )
 
 
 def _only(indices: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ import tensorflow_text  # noqa: F401
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tokendrop_tf import errors
+from tokendrop_tf import errors, saved_model_safety
 from tokendrop_tf.serving import status, warm_up
 
 DEFAULT_SIGNATURE = 'serving_default'
@@ -138,6 +138,7 @@ class ServedModel:
 
   def __init__(self, folder: ModelFolder):
     self.name, self.version, self.path = dataclasses.astuple(folder)
+    saved_model_safety.check(self.path)
     try:
       self.saved_model = tf.saved_model.load(self.path)
     except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
