@@ -8,6 +8,8 @@
 PYTHON ?=
 CORPUS ?=
 OUTPUT ?=
+# Each imports TensorFlow once and takes up to 4 GB.
+TEST_PROCESSES ?= 2
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed.stamp
@@ -82,7 +84,7 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check --quiet .
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
-	@$(VENV_PYTHON) -m pytest
+	@$(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 # What docs/reliability.md promises, tried at length.
 test-faults: $(STAMP)

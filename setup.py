@@ -49,6 +49,7 @@ EXTRAS_REQUIRE = {
     'hypothesis>=6.100',
     'pip>=25.3',
     'pytest>=8.0',
+    'pytest-xdist>=3.6',
     'ruff>=0.14',
     'setuptools-scm>=8.0',
     'wheel>=0.43',

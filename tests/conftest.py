@@ -20,6 +20,28 @@ tf.config.set_logical_device_configuration(
 SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
 
+# Tests of these folders share what takes long to make.
+_ONE_PROCESS = ('export', 'serving'), ('finetuning',), ('faults',)
+
+
+def pytest_collection_modifyitems(config, items):
+  """Keeps tests that share fixtures in one process of `make test`."""
+  if not config.pluginmanager.hasplugin('xdist'):
+    return
+  for item in items:
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item) -> str:
+  if 'exports' in getattr(item, 'fixturenames', ()):
+    return 'export'
+  folder = item.path.parent.name
+  for folders in _ONE_PROCESS:
+    if folder in folders:
+      return folders[0]
+  return str(item.path)
+
+
 @dataclasses.dataclass(frozen=True)
 class TinyCorpus:
   """Files of a made-up language of 59 words; word n occurs 1 / n as often.
