@@ -37,7 +37,8 @@ def created(numbered_text, tmp_path_factory):
 
 def test_what_is_written_trains(numbered_text, created):
   assert sorted(os.listdir(created)) == [
-    f'part-0000{shard}-of-00002.tfrecord.gz' for shard in range(2)
+    *(f'part-0000{shard}-of-00002.tfrecord.gz' for shard in range(2)),
+    'part.index.json',
   ]
   settings = {'is_training': False}
   recorded = numbered_text.config(input_path=f'{created}/part-*', **settings)
@@ -78,7 +79,7 @@ def test_existing_shards_are_not_touched(numbered_text, tmp_path, capsys):
   create(numbered_text, tmp_path / 'part', '--overwrite')
   assert path.stat().st_size > 1000
   printed = capsys.readouterr()
-  assert 'examples of 16 tokens in 1 files' in printed.out
+  assert 'examples of 16 places' in printed.out
   assert 'examples/s' in printed.err
 
 
@@ -88,7 +89,7 @@ def test_existing_shards_are_not_touched(numbered_text, tmp_path, capsys):
     (['--input=nowhere'], '--input must name existing files'),
     (['--vocab_file=nowhere'], "--vocab_file='nowhere'. Set --vocab_file"),
     (['--max_predictions_per_seq=1'], 'Set --max_predictions_per_seq'),
-    (['--num_shards=0'], '--num_shards must be at least 1. Received: 0'),
+    (['--num_shards=-1'], '--num_shards must be at least 0. Received: -1'),
     (['--mask_rate=0'], '--mask_rate must be above 0'),
     (['--held_out'], '--held_out_documents=0'),
     (['--packing=best'], 'packing'),

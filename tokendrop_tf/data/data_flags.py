@@ -44,6 +44,11 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     'instead of refusing their file.',
   )
   group.add_argument(
+    '--allow_unknown_tokens',
+    action='store_true',
+    help='Reads text of which the vocabulary does not know most.',
+  )
+  group.add_argument(
     '--tfds_name', default='', help='TensorFlow Datasets data set.'
   )
   group.add_argument(
@@ -130,6 +135,7 @@ def corpus_config(flags: argparse.Namespace) -> configs.PretrainingDataConfig:
     input_path=flags.input,
     text_field=flags.text_field,
     skip_bad_text=flags.skip_bad_text,
+    allow_unknown_tokens=flags.allow_unknown_tokens,
     tfds_name=flags.tfds_name,
     tfds_split=flags.tfds_split if flags.tfds_name else '',
     tfds_text_feature=flags.tfds_text_feature,

@@ -11,8 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
-from tokendrop_tf.data import corpus, positions, shard_index, shuffling
-from tokendrop_tf.data import streams, text_files
+from tokendrop_tf.data import (
+  corpus,
+  positions,
+  shard_index,
+  shuffling,
+  streams,
+  text_files,
+)
 
 NEXT_SENTENCE_LABELS = 'next_sentence_labels'
 # Of rows that hold several documents; see `packing.pack_best_fit`.

@@ -1,12 +1,17 @@
 """Writes the examples of a corpus into sharded TFRecord files.
 
-Block b of an epoch goes to shard b modulo the number of shards, and every shard
-is written by one process from beginning to end, so the files are the same byte
-for byte whatever the number of processes.
+First every example is dealt to the shard and the place that its random number
+says, into one bucket a shard; then every bucket is sorted and becomes a shard.
+So the order is uniform over the corpus, no more than one shard is in memory,
+and the files are the same byte for byte whatever the number of processes.
+
+Validation data keep their order: block b of 128 rows goes to shard b modulo the
+number of shards.
 """
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import multiprocessing
 import os
@@ -17,8 +22,16 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
+from tokendrop_tf.data import (
+  buckets,
+  documents,
+  examples,
+  records,
+  shard_index,
+  shard_writer,
+  shuffling,
+)
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, records
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Batches of documents from which the number of examples is estimated.
@@ -52,6 +65,43 @@ class ShardJob:
   def paths(self) -> list[str]:
     return [self.path(shard) for shard in range(self.num_shards)]
 
+  def with_num_shards(self, num_shards: int) -> 'ShardJob':
+    return dataclasses.replace(self, num_shards=num_shards)
+
+  @property
+  def index(self) -> str:
+    """The index file."""
+    return shard_index.index_path(self.output)
+
+  def settings(self) -> dict:
+    """Returns what decides on the examples, for the index."""
+    names = (
+      'seq_length',
+      'max_predictions_per_seq',
+      'packing',
+      'masking',
+      'mask_rate',
+      'mask_token_share',
+      'random_token_share',
+      'span_stop_probability',
+      'max_span_words',
+      'seed',
+      'num_epochs',
+      'shuffle_buffer_size',
+      'held_out_documents',
+      'is_training',
+      'text_field',
+      'skip_bad_text',
+      'tfds_name',
+      'tfds_split',
+      'tfds_text_feature',
+    )
+    return {name: getattr(self.config, name) for name in names} | {
+      'lower_case': self.vocabulary.lower_case,
+      'vocabulary_crc32': shard_index.file_crc32(self.vocabulary.path),
+      'gzip': self.gzip,
+    }
+
 
 def existing_shards(output: str) -> list[str]:
   """Returns the finished shards of this name, of any number and form."""
@@ -67,19 +117,18 @@ def write_shards(
   job: ShardJob,
   num_processes: int = 1,
   on_progress: Callable[[int], None] = lambda count: None,
-) -> int:
-  """Writes all shards.
+) -> shard_index.ShardIndex:
+  """Writes all shards, or those that an interrupted call left to write.
 
-  Files appear under their names when all are complete.
+  Each appears under its name when it is whole; the index comes last.
 
   Args:
     job: what to write.
-    num_processes: processes to share the shards, at most one a shard.
-    on_progress: called with the number of examples written since the last
-      call.
+    num_processes: processes to share the work, at most one a shard.
+    on_progress: called with the number of examples made since the last call.
 
   Returns:
-    The number of examples.
+    The index.
 
   Raises:
     DataError: if a shard cannot be written.
@@ -89,83 +138,193 @@ def write_shards(
   try:
     if folder:
       tf.io.gfile.makedirs(folder)
-    total = sum(_counts(job, num_processes, on_progress))
-    for path in job.paths():
-      tf.io.gfile.rename(_unfinished(path), path, overwrite=True)
-    return total
+    work = work_folder(job)
+    work.adopt(fingerprint(job, num_processes))
+    counts = (
+      _write_alone(job)
+      if num_processes == 1
+      else _counts_of_processes(job, num_processes)
+    )
+    for count in counts:
+      on_progress(count)
+    index = shard_index.ShardIndex(job.index, job.settings(), work.entries())
+    index.save()
+    work.remove()
+    return index
   except (OSError, tf.errors.OpError) as error:
-    raise errors.DataError(
+    raise errors.kept() or errors.DataError(
       'Shards must be writable. Received: '
-      f'{job.output}-*: {error}. Make room, or choose another output.'
+      f'{job.output}-*: {_reason(error)}. Make room, or the folder writable, '
+      'and start the same command again: it goes on with the first shard that '
+      f'is not finished. Removing {work_path(job)} gives up what was begun.'
     ) from error
   finally:
     _remove_unfinished(job)
 
 
-def _counts(job, num_processes, on_progress) -> Iterator[int]:
-  if num_processes == 1:
-    counts = write_share(job, 0, 1)
-  else:
-    counts = _counts_of_processes(job, num_processes)
-  for count in counts:
-    on_progress(count)
-    yield count
+def _reason(error) -> str:
+  return str(error).split('\n')[0].strip().rstrip('.')
 
 
-def write_share(job: ShardJob, index: int, num_shares: int) -> Iterator[int]:
-  """Writes every `num_shares`-th shard; yields the examples of each block."""
+def work_path(job: ShardJob) -> str:
+  """Returns the local folder of what is not finished."""
+  return buckets.work_path(job.output)
+
+
+def work_folder(job: ShardJob) -> buckets.WorkFolder:
+  """Returns what an interrupted call has left, or will leave."""
+  return buckets.WorkFolder(work_path(job), job.num_shards)
+
+
+def fingerprint(job: ShardJob, num_processes: int) -> dict:
+  """Returns what must be the same for an interrupted call to go on."""
+  paths = () if job.config.tfds_name else _source_paths(job.config)
+  stats = {path: tf.io.gfile.stat(path) for path in paths}
+  return {
+    'output': job.output,
+    'num_shards': job.num_shards,
+    'num_processes': min(num_processes, job.num_shards),
+    'settings': job.settings(),
+    'sources': {
+      path: [stat.length, stat.mtime_nsec] for path, stat in stats.items()
+    },
+  }
+
+
+def _source_paths(config):
+  return corpus_lib.open_corpus(config).paths
+
+
+def _remove_old_shards(job):
+  """Removes what --overwrite replaces, before the first new shard is there."""
+  if not work_folder(job).entries():
+    for path in (job.index, *job.paths()):
+      if tf.io.gfile.exists(path):
+        tf.io.gfile.remove(path)
+
+
+def _write_alone(job) -> Iterator[int]:
+  yield from scatter_share(job, 0, 1)
+  _remove_old_shards(job)
+  finish_share(job, 0, 1)
+
+
+def scatter_share(job: ShardJob, index: int, num_shares: int) -> Iterator[int]:
+  """Deals every `num_shares`-th block to buckets; yields examples made."""
+  scatter = buckets.Scatter(work_folder(job), index)
+  if scatter.is_finished:
+    yield scatter.examples
+    return
+  maker = example_maker(job)
+  epoch, block = scatter.next_block
+  if scatter.examples:
+    yield scatter.examples
+  with scatter:
+    for made in _serialized(job, maker, epoch, block, index, num_shares):
+      epoch, block, keys, tokens, serialized = made
+      shards = _shards_of(job, keys, block)
+      scatter.add(shards, keys, tokens, serialized)
+      yield len(serialized)
+      scatter.note(int(epoch), int(block) + 1)
+    scatter.finish()
+
+
+def example_maker(job: ShardJob) -> examples.ExampleMaker:
+  """Returns what makes the examples of a job."""
   words = vocabulary_lib.Vocabulary.from_file(
     job.vocabulary.path, job.vocabulary.lower_case
   )
-  maker = examples.ExampleMaker(
+  return examples.ExampleMaker(
     corpus_lib.open_corpus(job.config), words, job.config
   )
-  blocks = maker.blocks(0, max(job.config.num_epochs, 1))
-  shards = range(index, job.num_shards, num_shares)
-  serialized = blocks.filter(
-    lambda epoch, block, *rows: (block % job.num_shards) % num_shares == index
+
+
+def _serialized(job, maker, epoch, block, index, num_shares):
+  """Yields (epoch, block, keys, tokens, examples) from a block on."""
+  num_epochs = max(job.config.num_epochs, 1)
+  start = ()
+  if block:
+    counts = maker.count()
+    row = block * examples.BLOCK_ROWS
+    if row < counts.num_rows:
+      start = (maker.start(row, counts),)
+    else:
+      epoch += 1
+  blocks = maker.blocks(epoch, num_epochs - epoch, *start)
+  made = blocks.filter(
+    lambda epoch, block, *rows: block % num_shares == index
   ).map(
-    lambda epoch, block, *rows: (
-      block % job.num_shards,
-      records.serialize(maker.mask(epoch, block, *rows)),
+    lambda epoch, block, *rows: serialized_block(
+      job, maker, epoch, block, rows
     ),
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
   )
-  with contextlib.ExitStack() as stack:
-    writers = {
-      shard: stack.enter_context(
-        tf.io.TFRecordWriter(
-          _unfinished(job.path(shard)), 'GZIP' if job.gzip else ''
-        )
-      )
-      for shard in shards
-    }
-    for shard, batch in serialized.prefetch(4).as_numpy_iterator():
-      for record in batch:
-        writers[int(shard)].write(record)
-      yield len(batch)
+  yield from made.prefetch(4).as_numpy_iterator()
 
 
-def _unfinished(path: str) -> str:
-  # The same name in every process of the job, and no glob of shards finds it.
-  folder, name = os.path.split(path)
-  return os.path.join(folder, f'.writing.{name}')
+def serialized_block(job, maker, epoch, block, rows):
+  """Returns (epoch, block, keys int64 [R], tokens int32 [R], strings [R])."""
+  features = maker.mask(epoch, block, *rows)
+  num_rows = tf.shape(features['input_mask'])[0]
+  if job.config.is_training:
+    keys = shuffling.row_keys(job.config.seed, epoch, block, num_rows)
+  else:
+    keys = block * examples.BLOCK_ROWS + tf.range(num_rows, dtype=tf.int64)
+  tokens = tf.reduce_sum(features['input_mask'], axis=1)
+  return epoch, block, keys, tokens, records.serialize(features)
+
+
+def _shards_of(job, keys, block):
+  if not job.config.is_training:
+    return [int(block) % job.num_shards] * len(keys)
+  return (keys % job.num_shards).tolist()
+
+
+def finish_share(job: ShardJob, index: int, num_shares: int) -> None:
+  """Writes every `num_shares`-th shard from its bucket."""
+  work = work_folder(job)
+  for shard in range(index, job.num_shards, num_shares):
+    path = job.path(shard)
+    if entry := work.entry(shard):
+      _check_still_there(path, entry, work)
+      continue
+    serialized, tokens = work.sorted_examples(shard)
+    entry = shard_writer.write_shard(
+      path, serialized, tokens, job.gzip, work.scratch(shard)
+    )
+    work.finish_shard(shard, entry)
+
+
+def _check_still_there(path, entry, work):
+  size = tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else None
+  if size != entry.num_bytes:
+    raise errors.DataError(
+      'Shards that an interrupted call finished must stay as they are. '
+      f'Received: {path}, which has changed. Remove {work.path} to write all '
+      'shards anew.'
+    )
 
 
 def _remove_unfinished(job):
   for path in job.paths():
     with contextlib.suppress(OSError, tf.errors.OpError):
-      tf.io.gfile.remove(_unfinished(path))
+      tf.io.gfile.remove(shard_writer.unfinished_name(path))
 
 
 def _counts_of_processes(job, num_processes) -> Iterator[int]:
   # TensorFlow's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
   messages = context.Queue()
+  # All examples are dealt before the first shard is written.
+  dealt = context.Barrier(
+    num_processes, functools.partial(_remove_old_shards, job)
+  )
   processes = [
     context.Process(
-      target=_run_share, args=(job, index, num_processes, messages), daemon=True
+      target=_run_share,
+      args=(job, index, num_processes, dealt, messages),
+      daemon=True,
     )
     for index in range(num_processes)
   ]
@@ -179,17 +338,20 @@ def _counts_of_processes(job, num_processes) -> Iterator[int]:
       process.join()
 
 
-def _run_share(job, index, num_shares, messages):
+def _run_share(job, index, num_shares, dealt, messages):
   """Runs in a process of its own: sends counts, then `None` or an error."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends its children.
   try:
-    for count in write_share(job, index, num_shares):
+    for count in scatter_share(job, index, num_shares):
       messages.put(count)
+    dealt.wait()
+    finish_share(job, index, num_shares)
+    messages.put(documents.skipped())
     messages.put(None)
   except Exception as error:  # pylint: disable=broad-except
     # Exceptions of TensorFlow cannot be sent as they are.
     is_ours = isinstance(error, errors.UserError)
-    messages.put(error if is_ours else OSError(str(error)))
+    messages.put(errors.kept() or (error if is_ours else OSError(str(error))))
 
 
 def _gather(messages, processes) -> Iterator[int]:
@@ -205,6 +367,8 @@ def _gather(messages, processes) -> Iterator[int]:
       raise message
     if message is None:
       running -= 1
+    elif isinstance(message, dict):
+      documents.note_skipped(message)
     else:
       yield message
 

@@ -7,7 +7,7 @@ before it.
 import tensorflow as tf
 
 # Salts keep the random numbers of different purposes apart.
-FILE_SALT, DOCUMENT_SALT, ROW_SALT, MASK_SALT = range(4)
+FILE_SALT, DOCUMENT_SALT, ROW_SALT, MASK_SALT, SHARD_SALT = range(5)
 
 
 def seed(base: int, salt: int, epoch, number):
@@ -62,3 +62,24 @@ def lanes(num_files: int, max_lanes: int, seeds):
     files = shuffled(files, seeds)
   padded = tf.pad(files, [[0, -num_files % num_lanes]], constant_values=-1)
   return tf.transpose(tf.reshape(padded, [-1, num_lanes]))
+
+
+def row_keys(base: int, epoch, block, num_rows):
+  """Returns a random number for each row of a block, int64 [num_rows].
+
+  Rows sorted by these numbers are in an order that is uniform over the corpus.
+
+  Args:
+    base: the seed that the user sets.
+    epoch: number of the epoch.
+    block: number of the block in the epoch.
+    num_rows: rows of the block.
+  """
+  return tf.random.stateless_uniform(
+    [num_rows],
+    seed(base, SHARD_SALT, epoch, block),
+    minval=None,
+    maxval=None,
+    dtype=tf.int64,
+    alg='philox',
+  )

@@ -1,0 +1,56 @@
+import math
+
+import numpy as np
+import pytest
+
+from tokendrop_tf.data import shuffling
+
+
+def chi_square(table):
+  """Returns how far a table of counts is from equal ones, in deviations."""
+  expected = table.sum() / table.size
+  freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+  statistic = ((table - expected) ** 2 / expected).sum()
+  return (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+def order_of_rows(seed, num_blocks=64, num_rows=128):
+  """Returns the rows of an epoch, sorted by their random numbers."""
+  keys = [
+    shuffling.row_keys(seed, 0, block, num_rows).numpy()
+    for block in range(num_blocks)
+  ]
+  return np.argsort(np.concatenate(keys))
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_rows_are_equally_likely_at_every_place(seed):
+  order = order_of_rows(seed)
+  parts = 16
+  table = np.zeros([parts, parts])
+  place = np.arange(len(order)) * parts // len(order)
+  np.add.at(table, (order * parts // len(order), place), 1)
+  assert abs(chi_square(table)) < 4
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_neighbours_come_from_anywhere(seed):
+  """Two rows side by side tell nothing about each other."""
+  order = order_of_rows(seed)
+  parts = 16
+  table = np.zeros([parts, parts])
+  part = order * parts // len(order)
+  np.add.at(table, (part[:-1], part[1:]), 1)
+  assert abs(chi_square(table)) < 4
+  together = np.mean(order[:-1] // 128 == order[1:] // 128)
+  assert together < 3 / 64
+
+
+def test_every_epoch_and_seed_has_numbers_of_its_own():
+  found = {
+    tuple(shuffling.row_keys(seed, epoch, block, 3).numpy().tolist())
+    for seed in range(2)
+    for epoch in range(2)
+    for block in range(2)
+  }
+  assert len(found) == 8
