@@ -12,11 +12,24 @@ import tensorflow as tf
 from faults import harness
 from official.modeling import optimization
 
-from tokendrop_tf import configs, errors, workers
+from tokendrop_tf import configs, errors, experiments, workers
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import loader, service
 
 SEQ_LENGTH, BATCH_SIZE, NUM_STEPS = 16, 8, 3
+OPTIMIZER = optimization.OptimizationConfig(
+  {
+    'optimizer': {
+      'type': 'adamw',
+      # Clips in every step.
+      'adamw': {'gradient_clip_norm': 0.1},
+    },
+    'learning_rate': {
+      'type': 'constant',
+      'constant': {'learning_rate': 1e-3},
+    },
+  }
+)
 
 
 def make_task(corpus, temperature=0.0, **configure):
@@ -71,21 +84,7 @@ def train(task, batches, strategy=None):
   strategy = strategy or tf.distribute.get_strategy()
   with strategy.scope():
     model = task.build_model()
-    optimizer = task.create_optimizer(
-      optimization.OptimizationConfig(
-        {
-          'optimizer': {
-            'type': 'adamw',
-            # Clips in every step.
-            'adamw': {'gradient_clip_norm': 0.1},
-          },
-          'learning_rate': {
-            'type': 'constant',
-            'constant': {'learning_rate': 1e-3},
-          },
-        }
-      )
-    )
+    optimizer = task.create_optimizer(OPTIMIZER)
     metrics = task.build_metrics()
 
   @tf.function
@@ -348,3 +347,53 @@ def test_a_training_on_a_data_service_of_three_processes(tiny_corpus, tmp_path):
   for process in (*others, dispatcher):
     assert process.wait(timeout=60) == 0
   assert run.steps_logged() == 60
+
+
+# What a TPU hands back to its host, or refuses; strings have no place there.
+HOST_OPERATIONS = (
+  *('PyFunc', 'Print', 'Assert', 'String', 'File', 'Iterator', 'Dataset'),
+  *('Summary', 'Lookup', 'HashTable', 'Unique', 'Where3', 'HostCompute'),
+)
+
+
+@pytest.mark.parametrize('gradient_accumulation_steps', [1, 2])
+def test_the_step_stays_on_the_device_and_is_static(
+  tiny_corpus, gradient_accumulation_steps
+):
+  task = make_task(
+    tiny_corpus,
+    temperature=1.0,
+    gradient_accumulation_steps=gradient_accumulation_steps,
+  )
+  model = task.build_model()
+  optimizer = task.create_optimizer(OPTIMIZER)
+  metrics = task.build_metrics()
+  spec = task.build_inputs(task.task_config.train_data).element_spec
+  assert all(feature.shape.is_fully_defined() for feature in spec.values())
+  validation = task.build_inputs(task.task_config.validation_data)
+  assert validation.element_spec == spec
+
+  step = tf.function(
+    lambda batch: task.train_step(batch, model, optimizer, metrics)
+  )
+  graph = step.get_concrete_function(spec).graph.as_graph_def(add_shapes=True)
+  nodes = list(graph.node)
+  for function in graph.library.function:
+    nodes += function.node_def
+  assert len(nodes) > 500
+  for node in nodes:
+    assert not any(part in node.op for part in HOST_OPERATIONS), node.op
+    assert not any(
+      a.type == tf.string.as_datatype_enum for a in node.attr.values()
+    )
+    shapes = node.attr['_output_shapes'].list.shape
+    assert not any(size.size < 0 for shape in shapes for size in shape.dim), (
+      node
+    )
+
+
+def test_training_drops_what_does_not_fill_a_batch():
+  """A TPU takes no other shape."""
+  params = experiments.pretraining_experiment()
+  assert params.task.train_data.drop_remainder
+  assert not params.task.validation_data.drop_remainder  # It is filled up.
