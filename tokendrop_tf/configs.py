@@ -138,6 +138,7 @@ class PretrainingDataConfig(cfg.DataConfig):
     use_next_sentence_label: reads next-sentence labels (TFRecords only).
     text_field: of JSON lines the field, of Parquet the column, that is text.
     skip_bad_text: leaves out lines and rows that are not text.
+    allow_unknown_tokens: reads text of which most is unknown to the vocabulary.
     tfds_text_feature: name of the text feature of the TFDS data set.
     seed: seed of document order, masks and shuffling.
     num_epochs: passes over the corpus; 0 is without end.
@@ -160,6 +161,7 @@ class PretrainingDataConfig(cfg.DataConfig):
   use_next_sentence_label: bool = False
   text_field: str = 'text'
   skip_bad_text: bool = False
+  allow_unknown_tokens: bool = False
   tfds_text_feature: str = 'text'
   seed: int = 0
   num_epochs: int = 0

@@ -273,6 +273,7 @@ def train_data(
   input_path: str = '',
   text_field: str = 'text',
   skip_bad_text: bool = False,
+  allow_unknown_tokens: bool = False,
   tfds_name: str = '',
   tfds_split: str = 'train',
   tfds_data_dir: str = '',
@@ -307,6 +308,7 @@ def train_data(
     text_field: of `.jsonl` the field, of `.parquet` the column, that is text.
     skip_bad_text: leaves lines and rows that are not text out, and counts them,
       instead of refusing their file.
+    allow_unknown_tokens: reads text of which the vocabulary does not know most.
     tfds_name: name of a TFDS text data set, instead of `input_path`.
     tfds_split: split of it.
     tfds_data_dir: folder of TFDS data sets; empty is its default.
@@ -349,6 +351,7 @@ def train_data(
     input_path=input_path,
     text_field=text_field,
     skip_bad_text=skip_bad_text,
+    allow_unknown_tokens=allow_unknown_tokens,
     tfds_name=tfds_name,
     tfds_split=tfds_split,
     tfds_data_dir=tfds_data_dir,
@@ -380,6 +383,7 @@ def validation_data(
   input_path: str = '',
   text_field: str | None = None,
   skip_bad_text: bool | None = None,
+  allow_unknown_tokens: bool | None = None,
   tfds_name: str = '',
   tfds_split: str = 'validation',
   tfds_data_dir: str = '',
@@ -406,6 +410,7 @@ def validation_data(
     input_path: as in `train_data`.
     text_field: as in `train_data`.
     skip_bad_text: as in `train_data`.
+    allow_unknown_tokens: as in `train_data`.
     tfds_name: as in `train_data`.
     tfds_split: split of it.
     tfds_data_dir: as in `train_data`.
