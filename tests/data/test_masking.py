@@ -222,3 +222,235 @@ def test_other_rates_are_kept_too(rate):
   assert within_three_standard_errors(
     features['masked_lm_weights'].sum(), ROWS * 64, rate
   )
+
+
+# Words of one to four pieces: 'a', 'b ##b', 'c ##c ##c', and so on.
+PIECES = tuple(f'##{letter}' for letter in 'bcdefgh')
+WORD_VOCABULARY = vocabulary_lib.Vocabulary(
+  (*vocabulary_lib.SPECIAL_TOKENS, *'abcdefgh', *PIECES)
+)
+
+
+def word_rows(rows=512, columns=126, seed=0, sep_share=0.02):
+  """Words of random pieces, with a [SEP] between some."""
+  draw = np.random.default_rng(seed)
+  vocabulary = WORD_VOCABULARY
+  heads = [vocabulary.id_of(letter) for letter in 'abcdefgh']
+  pieces = [vocabulary.id_of(piece) for piece in PIECES]
+  tokens = np.where(
+    draw.random([rows, columns]) < 0.3,
+    draw.choice(pieces, [rows, columns]),
+    draw.choice(heads, [rows, columns]),
+  )
+  # What follows a [SEP] begins a word.
+  is_sep = draw.random([rows, columns]) < sep_share
+  return np.where(is_sep, vocabulary.sep_id, tokens).astype(np.int32)
+
+
+def mask_words(tokens, kind, slots=40, mask_rate=0.15, seed=(1, 2), **settings):
+  columns = tokens.shape[1]
+  masking = masking_lib.Masking(
+    WORD_VOCABULARY, columns + 2, slots, mask_rate, kind=kind, **settings
+  )
+  features = masking(tf.constant(tokens), tf.fill([len(tokens)], columns), seed)
+  features = {name: value.numpy() for name, value in features.items()}
+  is_label = np.zeros([len(tokens), columns + 2], bool)
+  filled = features['masked_lm_weights'] > 0
+  np.put_along_axis(
+    is_label, np.where(filled, features['masked_lm_positions'], 0), True, 1
+  )
+  return features, is_label[:, 1:-1]
+
+
+def word_numbers(tokens):
+  """Returns the word of each token, numbered over all rows; -1 is special."""
+  special = np.isin(tokens, WORD_VOCABULARY.special_ids)
+  pieces = np.isin(tokens, [WORD_VOCABULARY.id_of(p) for p in PIECES])
+  before = np.pad(special, [[0, 0], [1, 0]], constant_values=True)[:, :-1]
+  starts = ~special & (~pieces | before)
+  return np.where(special, -1, np.cumsum(starts).reshape(tokens.shape) - 1)
+
+
+KINDS = ('whole_word', 'span')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_words_are_never_cut(kind):
+  tokens = word_rows()
+  _, is_label = mask_words(tokens, kind)
+  words = word_numbers(tokens)
+  labels = np.bincount(words[is_label], minlength=words.max() + 1)
+  sizes = np.bincount(words[words >= 0])
+  assert set(np.unique(labels / sizes)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('mask_rate', [0.08, 0.15])
+def test_the_mean_rate_of_words_is_exact(kind, mask_rate):
+  tokens = word_rows(rows=4096)
+  features, is_label = mask_words(tokens, kind, mask_rate=mask_rate)
+  ordinary = (word_numbers(tokens) >= 0).sum(axis=1)
+  counts = features['masked_lm_weights'].sum(axis=1)
+  assert (counts == is_label.sum(axis=1)).all()
+  assert not is_label[word_numbers(tokens) < 0].any()
+  difference = counts - mask_rate * ordinary
+  error = difference.std() / math.sqrt(len(tokens))
+  assert abs(difference.mean()) <= 4 * error
+  assert error < 0.03 * mask_rate * ordinary.mean()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_words_of_every_place_are_masked_equally_often(kind):
+  tokens = word_rows(rows=4096, sep_share=0.0)
+  _, is_label = mask_words(tokens, kind, mask_rate=0.2)
+  # Rows begin and end in mid-word, and a span may end with the row.
+  assert abs(is_label.mean(axis=0) - 0.2).max() < 0.04
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_slots_are_never_overrun_and_words_too_long_are_left_alone(kind):
+  tokens = word_rows(rows=256)
+  features, is_label = mask_words(tokens, kind, slots=2, mask_rate=0.5)
+  assert features['masked_lm_weights'].sum(axis=1).max() <= 2
+  words = word_numbers(tokens)
+  sizes = np.bincount(words[words >= 0])
+  assert sizes[words[is_label]].max() <= 2
+
+
+def test_a_row_of_one_word_has_it_as_label():
+  tokens = np.full([3, 4], WORD_VOCABULARY.id_of('##b'), np.int32)
+  features, _ = mask_words(tokens, 'whole_word', slots=6)
+  np.testing.assert_array_equal(features['masked_lm_weights'].sum(axis=1), 4)
+
+
+def runs_of(is_label, words):
+  """Returns the number of words of every run of labels."""
+  found = []
+  for flags, numbers in zip(is_label, words, strict=True):
+    run = set()
+    for flag, number in zip(flags, numbers, strict=True):
+      if flag:
+        run.add(number)
+      elif run:
+        found.append(len(run))
+        run = set()
+    if run:
+      found.append(len(run))
+  return np.array(found)
+
+
+def test_span_lengths_are_geometric_up_to_the_longest():
+  """Long rows and a low rate: hardly a span is cut, or touches another."""
+  tokens = word_rows(rows=256, columns=1022, sep_share=0.0)
+  _, is_label = mask_words(tokens, 'span', slots=200, mask_rate=0.02)
+  lengths = runs_of(is_label, word_numbers(tokens))
+  shares = 0.8 ** np.arange(10.0)
+  shares /= shares.sum()
+  found = np.bincount(lengths, minlength=30)[1:11] / len(lengths)
+  # The last span of a row, one in five, is cut to what is left.
+  assert abs(found - shares).max() < 0.05
+  assert (lengths > 10).mean() < 0.02  # Two that touch.
+  [mean] = [(np.arange(1, 11) * shares).sum()]
+  assert mean == pytest.approx(3.797, abs=1e-3)
+  assert abs(lengths.mean() - mean) < 0.5
+
+
+def test_the_law_of_span_lengths_is_exact():
+  masking = masking_lib.Masking(
+    WORD_VOCABULARY, 8, 2, 0.15, kind='span', max_span_words=6
+  )
+  drawn = masking._span_lengths(tf.zeros([1000, 200]), tf.constant([1, 2]))
+  counts = np.bincount(drawn.numpy().ravel(), minlength=8)
+  assert counts[0] == counts[7] == 0
+  shares = 0.8 ** np.arange(6.0)
+  expected = shares / shares.sum() * 200_000
+  statistic = ((counts[1:7] - expected) ** 2 / expected).sum()
+  assert statistic <= 5 + 4 * math.sqrt(2 * 5)
+
+
+def test_one_word_a_span_is_whole_word_masking_in_law():
+  tokens = word_rows(rows=2048)
+  words = word_numbers(tokens)
+  counts = [
+    runs_of(mask_words(tokens, kind, **settings)[1], words)
+    for kind, settings in (('span', {'max_span_words': 1}), ('whole_word', {}))
+  ]
+  means = [found.mean() for found in counts]
+  assert abs(means[0] - means[1]) < 0.02
+
+
+def test_labels_of_a_span_are_replaced_alike():
+  tokens = word_rows(rows=1024)
+  features, is_label = mask_words(tokens, 'span', mask_rate=0.05)
+  shown = features['input_word_ids'][:, 1:-1]
+  is_mask = shown == WORD_VOCABULARY.mask_id
+  both = is_label[:, 1:] & is_label[:, :-1]
+  alike = (is_mask[:, 1:] == is_mask[:, :-1])[both].mean()
+  assert alike > 0.97  # Two spans may touch.
+  share = is_mask[is_label].mean()
+  assert abs(share - 0.8) < 4 * math.sqrt(0.16 / (is_label.sum() / 8))
+
+
+def test_spans_end_at_special_tokens():
+  tokens = word_rows(rows=512, sep_share=0.3)
+  _, is_label = mask_words(tokens, 'span', mask_rate=0.1)
+  assert not is_label[tokens == WORD_VOCABULARY.sep_id].any()
+  words = word_numbers(tokens)
+  # What stands between two [SEP] is on average little, so spans are short.
+  longest = max(
+    len(run)
+    for row in tokens
+    for run in np.split(row, np.nonzero(row == WORD_VOCABULARY.sep_id)[0])
+  )
+  assert runs_of(is_label, words).max() <= longest
+
+
+def test_shares_of_replacements_are_settings():
+  tokens, lengths = ordinary_rows(rows=512)
+  masking = masking_lib.Masking(
+    VOCABULARY,
+    SEQ_LENGTH,
+    20,
+    0.15,
+    mask_token_share=0.5,
+    random_token_share=0.0,
+  )
+  features = masking(tokens, lengths, (1, 1))
+  shown = tf.gather(
+    features['input_word_ids'], features['masked_lm_positions'], batch_dims=1
+  ).numpy()
+  filled = features['masked_lm_weights'].numpy() > 0
+  is_mask = (shown == VOCABULARY.mask_id)[filled]
+  assert within_three_standard_errors(is_mask.sum(), filled.sum(), 0.5)
+  is_same = (shown == features['masked_lm_ids'].numpy())[filled]
+  assert (is_mask | is_same).all()
+
+
+def test_every_row_has_its_own_rate():
+  tokens, lengths = ordinary_rows(rows=1024)
+  rates = np.float32([0.05, 0.25] * 512)
+  counts = (
+    make(slots=40)(tokens, lengths, (1, 1), rates)['masked_lm_weights']
+    .numpy()
+    .sum(axis=1)
+  )
+  assert set(counts[0::2]) == {3, 4}
+  assert set(counts[1::2]) == {16}
+
+
+def test_packed_rows_keep_segments_and_restart_positions():
+  ids = [VOCABULARY.id_of(token) for token in ('[CLS]', 'a', '[SEP]', '[PAD]')]
+  cls, word, sep, pad = ids
+  tokens = tf.constant([[cls, word, word, sep, cls, word, sep, pad]])
+  segments = tf.constant([[1, 1, 1, 1, 2, 2, 2, 0]])
+  features = make(seq_length=8, slots=3, mask_rate=0.99)(
+    tokens, segments, (0, 1)
+  )
+  np.testing.assert_array_equal(features['segment_ids'], segments)
+  np.testing.assert_array_equal(
+    features['position_ids'], [[0, 1, 2, 3, 0, 1, 2, 0]]
+  )
+  np.testing.assert_array_equal(
+    features['input_mask'], [[1, 1, 1, 1, 1, 1, 1, 0]]
+  )
+  np.testing.assert_array_equal(features['masked_lm_positions'], [[1, 2, 5]])

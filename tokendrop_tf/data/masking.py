@@ -31,7 +31,7 @@ class Masking:
     'span': runs of whole words of one document, with a geometric number of
       words, cut off at `max_span_words` (Joshi et al. 2020, SpanBERT, 3.1): a
       row is cut into such spans from its beginning, and some are chosen. The
-      last one of a row may be cut short after a word. All labels of a span are
+      last one chosen may be cut short by words. All labels of a span are
       replaced alike.
 
   Attributes:
@@ -163,8 +163,8 @@ class Masking:
     span = words.number
     if self.kind == 'span':
       span = words.spans(self._span_lengths(starts, length_seed))
-    # A random number a span, and below it the number of the word, counted
-    # down: by it, words of a span stay together and in their order.
+    # A random number a span, and below it the number of the word: by it, words
+    # of a span stay together, in their order or the reverse.
     draws = tf.random.stateless_uniform(
       tf.shape(ordinary),
       key_seed,
@@ -173,8 +173,8 @@ class Masking:
       tf.int32,
       alg='philox',
     )
-    keys = tf.gather(draws, span, batch_dims=1) * 2**self._number_bits
-    keys += 2**self._number_bits - 1 - words.number
+    draws = tf.gather(draws, span, batch_dims=1)
+    keys = draws * 2**self._number_bits + self._turned(words.number, draws)
     can_be_label = words.size_at_tokens() <= self.max_predictions_per_seq
     last = self._last_taken(
       tf.where(starts & can_be_label, keys, -1),
@@ -183,6 +183,16 @@ class Masking:
       _uniform([tf.shape(ordinary)[0], 1], count_seed),
     )
     return ordinary & can_be_label & (keys >= last), span
+
+  def _turned(self, number, draws):
+    """Returns numbers that count up where `draws` are odd, and else down.
+
+    It is its own inverse. A span that is cut short loses its end or its
+    beginning alike, so that the first tokens of a row are no more often labels
+    than the others.
+    """
+    down = 2**self._number_bits - 1 - number
+    return tf.where(draws % 2 > 0, number, down)
 
   @property
   def _number_bits(self) -> int:
@@ -223,8 +233,10 @@ class Masking:
     # A word has a token or more: no more words than slots can be taken.
     keys = tf.math.top_k(keys, self.max_predictions_per_seq).values
     is_word = keys >= 0
-    low_bits = 2**self._number_bits - 1
-    number = low_bits - tf.bitwise.bitwise_and(keys, low_bits)
+    number = self._turned(
+      keys % 2**self._number_bits, keys // 2**self._number_bits
+    )
+    number = tf.where(is_word, number, 0)
     sizes = tf.where(is_word, tf.gather(sizes, number, batch_dims=1), 0)
     total = tf.cumsum(sizes, axis=1)
     room = target[:, tf.newaxis] - tf.cast(total - sizes, tf.float32)

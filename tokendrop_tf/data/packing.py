@@ -147,7 +147,7 @@ def pack_one_document(
   def pack(ragged):
     ragged = tf.ragged.boolean_mask(ragged, ragged.row_lengths() > 0)
     heads = ragged[:, :row_tokens]
-    tokens = heads.to_tensor(0, [None, row_tokens])
+    tokens = heads.to_tensor(0, shape=[None, row_tokens])
     return tokens, tf.cast(heads.row_lengths(), tf.int32)
 
   return documents.map(
