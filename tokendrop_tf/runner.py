@@ -276,6 +276,11 @@ class Trainer(base_trainer.Trainer):
       request.signal_number = request.signal_number or signal.SIGTERM
     request.check()
 
+  def wait_for_workers(self):
+    """Returns once all workers have come here."""
+    if self.has_workers:
+      self._over_workers(tf.distribute.ReduceOp.SUM, 0)
+
   def _choose_slice(self, seconds_per_step):
     if self.has_workers:
       seconds_per_step = self._over_workers(
@@ -330,6 +335,7 @@ class Controller(orbit.Controller):
       super().train(steps, checkpoint_at_completion)
     except stopping.Stopped:
       self._maybe_save_checkpoint(check_interval=False)
+      self.trainer.wait_for_workers()
       raise
     finally:
       # What is being written aside is complete, or has failed, before the end.
