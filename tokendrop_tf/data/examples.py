@@ -39,6 +39,23 @@ _MAX_LANES = 8
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+  """How documents make windows, and rows row windows.
+
+  Attributes:
+    lanes: the files of each stream, in order; -1 is no file.
+    lane_documents: documents that each lane adds to a window.
+    group_documents: documents tokenised in one step.
+    row_window: rows that are shuffled together.
+  """
+
+  lanes: tuple[tuple[int, ...], ...]
+  lane_documents: int
+  group_documents: int
+  row_window: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ExampleMaker:
   """Makes the examples of every epoch of a corpus.
 
@@ -178,6 +195,17 @@ class ExampleMaker:
       self.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
+  def plan(self) -> Plan:
+    """Returns what must be known to make windows and blocks apart."""
+    lanes = tuple(map(tuple, self._lanes().tolist()))
+    window_documents, group_documents = self._window_and_group_documents()
+    return Plan(
+      lanes,
+      -(-window_documents // len(lanes)),
+      group_documents,
+      self._row_window,
+    )
+
   def _epoch_blocks(
     self, epoch, window_documents, group_documents, start, is_here
   ):
@@ -312,6 +340,11 @@ class ExampleMaker:
     return packing.pack_across_documents(
       tokenised, row_tokens, self.vocabulary.sep_id
     )
+
+  @property
+  def window_documents(self) -> int:
+    """Documents that are shuffled and, by best fit, packed together."""
+    return self._window_and_group_documents()[0]
 
   @property
   def _row_window(self) -> int:
