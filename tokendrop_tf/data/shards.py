@@ -222,7 +222,7 @@ def scatter_share(job: ShardJob, index: int, num_shares: int) -> Iterator[int]:
   with scatter:
     for made in _serialized(job, maker, epoch, block, index, num_shares):
       epoch, block, keys, tokens, serialized = made
-      shards = _shards_of(job, keys, block)
+      shards = shards_of(job, keys, block)
       scatter.add(shards, keys, tokens, serialized)
       yield len(serialized)
       scatter.note(int(epoch), int(block) + 1)
@@ -275,7 +275,14 @@ def serialized_block(job, maker, epoch, block, rows):
   return epoch, block, keys, tokens, records.serialize(features)
 
 
-def _shards_of(job, keys, block):
+def shards_of(job: ShardJob, keys, block) -> list[int]:
+  """Returns the shard of each example of a block.
+
+  Args:
+    job: what is written.
+    keys: the examples' random numbers, int64 [R].
+    block: number of the block.
+  """
   if not job.config.is_training:
     return [int(block) % job.num_shards] * len(keys)
   return (keys % job.num_shards).tolist()

@@ -1,0 +1,63 @@
+"""A sample of documents that follows from their numbers alone.
+
+Document d of file f is in the sample if a hash of (f, d) is below a share of
+its range: whoever reads which file, the sample is the same.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+
+def is_sampled(file: int, first: int, count: int, share: float) -> np.ndarray:
+  """Says which of consecutive documents of a file are in the sample.
+
+  Args:
+    file: number of the file.
+    first: number of the first document in the file.
+    count: how many documents.
+    share: about which share of all documents is in the sample, 0 to 1.
+
+  Returns:
+    bool [count].
+  """
+  number = np.arange(first, first + count, dtype=np.uint64)
+  return _hash(_hash(number) + np.uint64(file)) < share * 2.0**64
+
+
+def _hash(numbers: np.ndarray) -> np.ndarray:
+  """Steele, Lea and Flood 2014, SplitMix64."""
+  with np.errstate(over='ignore'):
+    z = numbers + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def file_documents(corpus, file: int, share: float) -> Iterator[np.ndarray]:
+  """Yields the sampled documents of one file in batches, bytes [n]."""
+  first = 0
+  documents = corpus.documents(tf.constant([file], tf.int64))
+  for texts in documents.as_numpy_iterator():
+    yield texts[is_sampled(file, first, len(texts), share)]
+    first += len(texts)
+
+
+def documents(corpus, share: float) -> tf.data.Dataset:
+  """Returns the sampled documents of a corpus, strings [n], any n.
+
+  Args:
+    corpus: e.g. a `corpus.TextCorpus`.
+    share: about which share of the documents; 1 is all.
+  """
+  if share >= 1:
+    return corpus.documents()
+
+  def batches():
+    for file in range(corpus.num_files):
+      yield from file_documents(corpus, file, share)
+
+  return tf.data.Dataset.from_generator(
+    batches, output_signature=tf.TensorSpec([None], tf.string)
+  )
