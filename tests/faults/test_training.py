@@ -27,8 +27,13 @@ def run(split_corpus, tmp_path):
   return harness.TinyRun(split_corpus, tmp_path / 'run')
 
 
-def test_killed_at_twenty_random_moments(split_corpus, tmp_path):
-  bindings = ('trainer.train_steps = 400',)
+ASYNC = 'trainer.async_checkpoints = True'
+both_ways_to_save = pytest.mark.parametrize('bindings', [(), (ASYNC,)])
+
+
+@both_ways_to_save
+def test_killed_at_twenty_random_moments(split_corpus, tmp_path, bindings):
+  bindings += ('trainer.train_steps = 400',)
   whole = harness.TinyRun(split_corpus, tmp_path / 'whole', bindings)
   whole.finish()
   run = harness.TinyRun(split_corpus, tmp_path / 'run', bindings)
@@ -74,9 +79,12 @@ def test_killed_with_records(split_corpus, tmp_path):
   harness.assert_same_result(whole, run)
 
 
+@both_ways_to_save
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_nothing_is_lost(whole, run, number):
-  run.bindings = ('trainer.checkpoint_interval = 60',)
+def test_a_signal_writes_a_checkpoint_and_nothing_is_lost(
+  whole, run, number, bindings
+):
+  run.bindings = ('trainer.checkpoint_interval = 60', *bindings)
   code, output, seconds = run.kill_when(
     lambda seconds: run.steps_logged() >= 15, number
   )
@@ -89,7 +97,9 @@ def test_a_signal_writes_a_checkpoint_and_nothing_is_lost(whole, run, number):
   harness.assert_same_result(whole, run)
 
 
-def test_a_full_disk_is_named_and_costs_nothing(whole, run):
+@both_ways_to_save
+def test_a_full_disk_is_named_and_costs_nothing(whole, run, bindings):
+  run.bindings = bindings
   limit = (60_000, 60_000)
   output = run.finish(
     code=2, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -104,14 +114,17 @@ def test_a_full_disk_is_named_and_costs_nothing(whole, run):
 @pytest.mark.skipif(
   os.geteuid() != 0 or not shutil.which('mount'), reason='only root may mount'
 )
-def test_a_small_file_system_keeps_the_good_checkpoints(split_corpus, tmp_path):
+@both_ways_to_save
+def test_a_small_file_system_keeps_the_good_checkpoints(
+  split_corpus, tmp_path, bindings
+):
   disk = tmp_path / 'disk'
   disk.mkdir()
   if os.system(f'mount -t tmpfs -o size=600k tmpfs {disk} 2>/dev/null'):
     pytest.skip('a file system cannot be mounted here')
   try:
     run = harness.TinyRun(
-      split_corpus, disk / 'run', ('trainer.max_to_keep = 20',)
+      split_corpus, disk / 'run', ('trainer.max_to_keep = 20', *bindings)
     )
     output = run.finish(code=2)
     assert 'No space left on device' in output
