@@ -623,6 +623,13 @@ def _check_masking(section, data):
       f'most 1 together. Received: {data.mask_token_share} and '
       f'{data.random_token_share}. Set {section}.mask_token_share.'
     )
+  if data.mask_rate_schedule and data.tf_data_service_address:
+    raise errors.ConfigurationError(
+      f'{section}.mask_rate_schedule needs the number of the step, which the '
+      'workers of a tf.data service do not know. Received: '
+      f'{section}.tf_data_service_address={data.tf_data_service_address!r}. '
+      'Leave one of the two unset.'
+    )
   if '.tfrecord' not in str(data.input_path):
     return
   if data.masking not in ('token', 'importance'):

@@ -133,8 +133,8 @@ def distribute(
   address = config.tf_data_service_address
   if local := _local_operations(batches):
     raise errors.ConfigurationError(
-      'tf.data service takes pipelines that need no Python, as that of '
-      "train_data.packing = 'best_fit' does. Received: "
+      'tf.data service takes pipelines that need no Python: text files and '
+      'TFRecords. Received: '
       f'train_data.tf_data_service_address={address!r} with '
       f'{", ".join(sorted(local))}. Leave it unset, or write TFRecords with '
       'tools/create_pretraining_data.py.'
