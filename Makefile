@@ -133,6 +133,20 @@ test-tpu-compile: install-tpu-compiler
 	    --output_json=runs/tpu/$$(basename $$file .gin).json; \
 	done
 
+# Apache Beam, which wants other versions of protobuf and pyarrow.
+BEAM_VENV := .venv-beam
+
+test-beam: $(STAMP)
+	@set -e; \
+	if [ ! -e $(BEAM_VENV)/installed.stamp ]; then \
+	  echo 'Installing everything and Apache Beam into $(BEAM_VENV), only this once.'; \
+	  $(VENV_PYTHON) -m venv --clear $(BEAM_VENV); \
+	  $(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --editable '.[dev,beam]'; \
+	  touch $(BEAM_VENV)/installed.stamp; \
+	fi; \
+	$(BEAM_VENV)/bin/python -m pytest -s tests/data/test_beam_pipeline.py
+
 lint: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .

@@ -5,10 +5,12 @@ and examples pass through files of the work folder. So a worker holds one window
 of documents or one shard, on any runner, and what is done stays done.
 """
 
+import contextlib
 import json
 import os
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -24,6 +26,21 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 def options(text: str) -> pipeline_options.PipelineOptions:
   """Returns what flags in one string say, e.g. '--runner=DataflowRunner'."""
   return pipeline_options.PipelineOptions(shlex.split(text))
+
+
+@contextlib.contextmanager
+def _named_failures() -> Iterator[None]:
+  """Raises what a worker raised for the user, without Beam's account of it."""
+  try:
+    yield
+  except Exception as error:
+    # Workers in other processes send their errors as text.
+    pattern = r'(?:errors\.DataError: |^)(.+?)(?: \[while |\n|$)'
+    found = re.findall(pattern, str(error))
+    is_ours = isinstance(error, errors.UserError) or 'DataError' in str(error)
+    if not is_ours:
+      raise
+    raise errors.DataError(found[-1]) from error
 
 
 class _Do(beam.DoFn):
@@ -69,7 +86,10 @@ class Runs:
   def run(self, name: str, tasks: Iterable[tuple]) -> list:
     """Does all tasks of a kind; returns their results, sorted."""
     results = os.path.join(self._folder, f'results-{name}')
-    with beam.Pipeline(options=options(self._options)) as pipeline:
+    with (
+      _named_failures(),
+      beam.Pipeline(options=options(self._options)) as pipeline,
+    ):
       _ = (
         pipeline
         | f'tasks to {name}' >> beam.Create(list(tasks))
@@ -182,15 +202,26 @@ def _deal_tasks(size: int, packed):
       yield epoch, number, pieces
 
 
+def goes_on(job: shards.ShardJob, folder: str) -> bool:
+  """Whether an interrupted pipeline for this very job left its folder."""
+  return _belongs_to(folder, shards.fingerprint(job, 1))
+
+
+def _belongs_to(folder, job) -> bool:
+  path = os.path.join(folder, 'job')
+  return tf.io.gfile.exists(path) and json.loads(
+    beam_tasks.read(path)
+  ) == json.loads(json.dumps(job))
+
+
 def adopt(folder: str, job: dict) -> None:
   """Keeps a work folder if it belongs to the job, else makes an empty one."""
-  path = os.path.join(folder, 'job')
-  if tf.io.gfile.exists(path):
-    if json.loads(beam_tasks.read(path)) == json.loads(json.dumps(job)):
-      return
+  if _belongs_to(folder, job):
+    return
+  if tf.io.gfile.exists(folder):
     tf.io.gfile.rmtree(folder)
   tf.io.gfile.makedirs(folder)
-  beam_tasks.write(path, json.dumps(job).encode())
+  beam_tasks.write(os.path.join(folder, 'job'), json.dumps(job).encode())
 
 
 class _Sample(beam.DoFn):
@@ -254,7 +285,10 @@ def build_vocabulary(
     The vocabulary, and how often each token occurs in all documents.
   """
   num_files = corpus_lib.open_corpus(config).num_files
-  with beam.Pipeline(options=options(beam_options)) as pipeline:
+  with (
+    _named_failures(),
+    beam.Pipeline(options=options(beam_options)) as pipeline,
+  ):
     _ = (
       pipeline
       | beam.Create(range(num_files))

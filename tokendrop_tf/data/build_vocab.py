@@ -5,7 +5,11 @@ import os
 import time
 
 from tokendrop_tf import command_line, errors
-from tokendrop_tf.data import checks, data_flags
+
+# isort: split
+import tensorflow as tf
+
+from tokendrop_tf.data import checks, data_flags, sampling
 from tokendrop_tf.data import corpus as corpus_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
@@ -25,11 +29,7 @@ def main(arguments: list[str]) -> None:
   with data_flags.flags_in_messages():
     config = data_flags.corpus_config(flags)
     checks.check_text(config)
-    documents = corpus_lib.open_corpus(config).documents()
-    vocabulary = vocabulary_lib.train_vocabulary(
-      documents, flags.vocab_size, flags.lower_case, flags.min_frequency
-    )
-  counts = vocabulary_lib.count_tokens(documents, vocabulary)
+    vocabulary, counts = _train(config, flags)
   vocabulary_lib.write_vocabulary(flags.output, vocabulary.tokens, counts)
   if vocabulary.size < flags.vocab_size:
     print(
@@ -38,12 +38,49 @@ def main(arguments: list[str]) -> None:
       '--min_frequency; models must be built for the smaller number.'
     )
   unknown = counts[vocabulary.unk_id] / max(counts.sum(), 1)
+  if skipped := data_flags.skipped_line():
+    print(skipped)
   print(
     f'{flags.output}: {vocabulary.size:,} tokens\n'
     f'{vocabulary_lib.counts_path_for(flags.output)}: '
     f'{counts.sum():,} tokens counted, {unknown:.2%} unknown\n'
     f'{time.monotonic() - started:.1f} s'
   )
+
+
+def _train(config, flags):
+  """Returns the vocabulary and its token counts."""
+  corpus = corpus_lib.open_corpus(config)
+  share = flags.sample_megabytes * 1e6 / max(corpus.num_bytes(), 1)
+  if share < 1:
+    print(f'Training on {share:.1%} of the documents, counting in all.')
+  if flags.beam_options is not None:
+    return _train_by_beam(config, flags, share)
+  vocabulary = vocabulary_lib.train_vocabulary(
+    sampling.documents(corpus, share),
+    flags.vocab_size,
+    flags.lower_case,
+    flags.min_frequency,
+  )
+  return vocabulary, vocabulary_lib.count_tokens(corpus.documents(), vocabulary)
+
+
+def _train_by_beam(config, flags, share):
+  folder = data_flags.beam_work_dir(flags)
+  pipeline = data_flags.import_beam_pipeline()
+  tf.io.gfile.makedirs(folder)
+  try:
+    return pipeline.build_vocabulary(
+      config,
+      folder,
+      flags.vocab_size,
+      share,
+      flags.lower_case,
+      flags.min_frequency,
+      flags.beam_options,
+    )
+  finally:
+    tf.io.gfile.rmtree(folder)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -66,8 +103,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     default=2,
     help='Least number of times a merged pair occurs. Default %(default)s.',
   )
+  parser.add_argument(
+    '--sample_megabytes',
+    type=int,
+    default=256,
+    help='Trains on about so much text: a sample of the documents, the same '
+    'each time. Default %(default)s.',
+  )
   data_flags.add_case_flag(parser)
+  data_flags.add_beam_flags(parser)
   flags = parser.parse_args(arguments)
+  data_flags.check_at_least(flags, {'sample_megabytes': 1})
   if os.path.isdir(flags.output):
     raise errors.ConfigurationError(
       'The output must be a file. Received: '

@@ -28,9 +28,12 @@ def main(arguments: list[str]) -> None:
   flags = _parse(arguments)
   with data_flags.flags_in_messages():
     job = shard_flags.job(flags)
-    if not _goes_on(job, flags.num_processes):
-      shard_flags.refuse_existing(job, flags.overwrite)
-    index = _write(job, flags.num_processes)
+    if flags.beam_options is not None:
+      index = _write_by_beam(job, flags)
+    else:
+      if not _goes_on(job, flags.num_processes):
+        shard_flags.refuse_existing(job, flags.overwrite)
+      index = _write(job, flags.num_processes)
   print(written(index, job))
   if skipped := data_flags.skipped_line():
     print(skipped)
@@ -66,6 +69,16 @@ def _write(job: shards.ShardJob, num_processes: int) -> shard_index.ShardIndex:
   return index
 
 
+def _write_by_beam(job: shards.ShardJob, flags) -> shard_index.ShardIndex:
+  pipeline = data_flags.import_beam_pipeline()
+  folder = data_flags.beam_work_dir(flags)
+  if not pipeline.goes_on(job, folder):
+    shard_flags.refuse_existing(job, flags.overwrite)
+  return pipeline.write_shards(
+    job, folder, flags.beam_options, lambda line: print(line, flush=True)
+  )
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
   parser = command_line.ArgumentParser(
     prog='create_pretraining_data.py', description=_DESCRIPTION
@@ -74,6 +87,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   data_flags.add_number_flags(
     parser, (('num_processes', 1, 'Processes, at most one a file.'),)
   )
+  data_flags.add_beam_flags(parser)
   flags = parser.parse_args(arguments)
   shard_flags.check(flags)
   data_flags.check_at_least(flags, {'num_processes': 1})

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 
 from tokendrop_tf import configs, errors
@@ -99,6 +100,50 @@ def add_packing_flag(parser: argparse.ArgumentParser) -> None:
     help='Whether a sequence goes on across the end of a document. Default '
     '%(default)s.',
   )
+
+
+def add_beam_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds --beam_options and --beam_work_dir."""
+  group = parser.add_argument_group(
+    'Apache Beam', 'Needs: pip install tokendrop_tf[beam]'
+  )
+  group.add_argument(
+    '--beam_options',
+    help='Does the work by Apache Beam, with these options of its runner, '
+    "e.g. '--runner=DirectRunner --direct_num_workers=4 "
+    "--direct_running_mode=multi_processing'. The files are the same.",
+  )
+  group.add_argument(
+    '--beam_work_dir',
+    default='',
+    help='Folder for files on the way, which all workers reach. By default '
+    'beside the output.',
+  )
+
+
+def import_beam_pipeline():
+  """Returns the module of the Beam pipelines.
+
+  Raises:
+    ConfigurationError: if Beam is not installed.
+  """
+  try:
+    from tokendrop_tf.data import beam_pipeline
+  except ImportError as error:
+    raise errors.ConfigurationError(
+      '--beam_options needs Apache Beam. Received: '
+      f"{error}. Install it by pip install 'tokendrop_tf[beam]', or leave "
+      '--beam_options unset.'
+    ) from error
+  return beam_pipeline
+
+
+def beam_work_dir(flags: argparse.Namespace) -> str:
+  """Returns the folder for files on the way."""
+  if flags.beam_work_dir:
+    return flags.beam_work_dir
+  folder, name = os.path.split(flags.output)
+  return os.path.join(folder, f'.{name}.beam')
 
 
 def add_number_flags(

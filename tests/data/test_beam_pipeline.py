@@ -1,0 +1,172 @@
+"""Runs only where Apache Beam is installed: make test-beam."""
+
+import gzip
+import os
+import re
+
+import pytest
+
+pytest.importorskip('apache_beam', reason='No Apache Beam: make test-beam.')
+
+from tokendrop_tf import errors
+from tokendrop_tf.data import (
+  beam_pipeline,
+  beam_tasks,
+  build_vocab,
+  create_pretraining_data,
+  examples,
+  shards,
+)
+
+TWO_WORKERS = (
+  '--runner=DirectRunner --direct_num_workers=2 '
+  '--direct_running_mode=multi_threading'
+)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  """Several windows of documents and of rows, in every epoch."""
+  monkeypatch.setattr(examples, 'BLOCK_ROWS', 16)
+  monkeypatch.setattr(examples, '_WINDOW_BYTES', 3000)
+
+
+@pytest.fixture(scope='module')
+def split_text(numbered_text):
+  """The numbered text in five files, every other one compressed."""
+  folder = numbered_text.folder / 'for_beam'
+  folder.mkdir()
+  documents = (numbered_text.folder / 'text.txt').read_text().split('\n\n')
+  for file in range(5):
+    content = '\n\n'.join(documents[file::5]).encode()
+    name = f'{file}.txt.gz' if file % 2 else f'{file}.txt'
+    (folder / name).write_bytes(gzip.compress(content) if file % 2 else content)
+  return str(folder / '*')
+
+
+def jobs(numbered_text, tmp_path, **settings):
+  """Returns a job for each tool; they differ in the folder alone."""
+  return [
+    shards.ShardJob(
+      numbered_text.config(**settings),
+      numbered_text.vocabulary,
+      str(tmp_path / name / 'part'),
+      3,
+    )
+    for name in ('one', 'beam')
+  ]
+
+
+def contents(job):
+  paths = [*job.paths(), job.index]
+  return [open(path, 'rb').read() for path in paths]
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'num_epochs': 2, 'seed': 7},
+    {'shuffle_buffer_size': 24, 'packing': 'best_fit'},
+    {'packing': 'within_documents', 'held_out_documents': 5},
+    {'held_out_documents': 5, 'is_training': False},
+  ],
+)
+def test_both_tools_write_the_same_files(
+  numbered_text, split_text, small_blocks, tmp_path, settings
+):
+  settings = {'input_path': split_text} | settings
+  one, by_beam = jobs(numbered_text, tmp_path, **settings)
+  index = shards.write_shards(one)
+  found = beam_pipeline.write_shards(
+    by_beam, str(tmp_path / 'work'), TWO_WORKERS
+  )
+  assert found.shards == index.shards
+  assert index.examples > 32
+  assert contents(by_beam) == contents(one)
+  assert not os.path.exists(tmp_path / 'work')
+
+
+def test_an_interrupted_pipeline_is_gone_on_with(
+  numbered_text, split_text, small_blocks, tmp_path, monkeypatch
+):
+  one, by_beam = jobs(numbered_text, tmp_path, input_path=split_text)
+  shards.write_shards(one)
+  work = str(tmp_path / 'work')
+  finish = beam_tasks.Tasks.finish
+
+  def stop(tasks, shard, dealt):
+    if shard == 1:
+      raise errors.DataError('The machine was taken back.')
+    return finish(tasks, shard, dealt)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(beam_tasks.Tasks, 'finish', stop)
+    with pytest.raises(errors.DataError, match='^The machine was taken back.$'):
+      beam_pipeline.write_shards(by_beam, work)
+  assert beam_pipeline.goes_on(by_beam, work)
+  assert not os.path.exists(by_beam.path(1))
+  before = os.stat(by_beam.path(0)).st_mtime_ns
+  monkeypatch.setattr(beam_tasks.Tasks, '_packed', None)  # All is packed.
+  beam_pipeline.write_shards(by_beam, work)
+  assert os.stat(by_beam.path(0)).st_mtime_ns == before
+  assert contents(by_beam) == contents(one)
+
+
+def test_a_damaged_file_is_named(numbered_text, tmp_path):
+  path = tmp_path / 'a.txt.gz'
+  path.write_bytes(gzip.compress(b'n1 n2 ' * 1000)[:-9])
+  _, job = jobs(numbered_text, tmp_path, input_path=str(path))
+  with pytest.raises(errors.DataError, match='whole gzip data') as caught:
+    beam_pipeline.write_shards(job, str(tmp_path / 'work'))
+  assert str(caught.value).endswith('Write or copy the file anew.')
+
+
+@pytest.mark.parametrize('megabytes', [256, 1])
+def test_both_tools_write_the_same_vocabulary(
+  split_text, tmp_path, megabytes, capsys, monkeypatch
+):
+  # One part in two of so small a text.
+  monkeypatch.setattr(
+    'tokendrop_tf.data.corpus.TextCorpus.num_bytes', lambda corpus: 2_000_000
+  )
+  for name, flags in (('one', []), ('beam', ['--beam_options='])):
+    build_vocab.main(
+      [
+        f'--input={split_text}',
+        '--vocab_size=300',
+        f'--sample_megabytes={megabytes}',
+        f'--output={tmp_path}/{name}.txt',
+        *flags,
+      ]
+    )
+  for end in ('.txt', '.counts.tsv'):
+    one, by_beam = (
+      (tmp_path / f'{n}{end}').read_text() for n in ('one', 'beam')
+    )
+    assert one == by_beam
+  sampled = re.findall('Training on 50.0%', capsys.readouterr().out)
+  assert len(sampled) == (2 if megabytes == 1 else 0)
+  assert sorted(os.listdir(tmp_path)) == [
+    'beam.counts.tsv',
+    'beam.txt',
+    'one.counts.tsv',
+    'one.txt',
+  ]
+
+
+def test_the_tool_writes_by_beam(numbered_text, tmp_path, capsys):
+  create_pretraining_data.main(
+    [
+      f'--input={numbered_text.folder}/text.txt',
+      f'--vocab_file={numbered_text.vocabulary.path}',
+      f'--output={tmp_path}/part',
+      '--seq_length=16',
+      '--max_predictions_per_seq=3',
+      f'--beam_options={TWO_WORKERS}',
+    ]
+  )
+  assert sorted(os.listdir(tmp_path)) == [
+    'part-00000-of-00001.tfrecord',
+    'part.index.json',
+  ]
+  assert 'Packing 1 windows.' in capsys.readouterr().out
