@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> None:
       seq_length=flags.seq_length,
       max_predictions_per_seq=flags.max_predictions_per_seq,
       packing=flags.packing,
+      masking=flags.masking,
     )
     loader.check_dataset(config, vocabulary)
     started = time.perf_counter()
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> None:
     f'median {statistics.median(speeds) / 1e6:.2f} million tokens/s '
     f'({min(speeds) / 1e6:.2f} to {max(speeds) / 1e6:.2f}, {len(speeds)} '
     f'stretches of {flags.seconds:g} s), S {flags.seq_length}, B '
-    f'{flags.batch_size}, {flags.packing}'
+    f'{flags.batch_size}, {flags.packing}, masking by {flags.masking}'
   )
 
 
@@ -83,6 +84,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   data_flags.add_source_flags(parser)
   data_flags.add_vocabulary_flags(parser)
   data_flags.add_packing_flag(parser)
+  parser.add_argument(
+    '--masking',
+    choices=configs.DATA_MASKINGS,
+    default=configs.DATA_MASKINGS[0],
+    help='What is masked as one. Default %(default)s.',
+  )
   data_flags.add_number_flags(parser, _NUMBERS)
   flags = parser.parse_args(arguments)
   data_flags.check_at_least(

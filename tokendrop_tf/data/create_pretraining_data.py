@@ -5,7 +5,13 @@ import argparse
 import tqdm
 
 from tokendrop_tf import command_line
-from tokendrop_tf.data import data_flags, shard_flags, shard_index, shards
+from tokendrop_tf.data import (
+  data_flags,
+  packing_report,
+  shard_flags,
+  shard_index,
+  shards,
+)
 
 _DESCRIPTION = """Writes masked-LM pretraining examples as TFRecord files.
 
@@ -35,6 +41,8 @@ def main(arguments: list[str]) -> None:
         shard_flags.refuse_existing(job, flags.overwrite)
       index = _write(job, flags.num_processes)
   print(written(index, job))
+  reports = packing_report.report_packings(job.config, job.vocabulary)
+  print(packing_report.format_reports(reports, chosen=job.config.packing))
   if skipped := data_flags.skipped_line():
     print(skipped)
 

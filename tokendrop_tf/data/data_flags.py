@@ -97,7 +97,7 @@ def add_packing_flag(parser: argparse.ArgumentParser) -> None:
     '--packing',
     choices=configs.PACKINGS,
     default=configs.PACKINGS[0],
-    help='Whether a sequence goes on across the end of a document. Default '
+    help='How documents become sequences; see docs/data.md. Default '
     '%(default)s.',
   )
 
