@@ -102,6 +102,16 @@ def add_packing_flag(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_masking_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds --masking."""
+  parser.add_argument(
+    '--masking',
+    choices=configs.DATA_MASKINGS,
+    default=configs.DATA_MASKINGS[0],
+    help='What is masked as one. Default %(default)s.',
+  )
+
+
 def add_beam_flags(parser: argparse.ArgumentParser) -> None:
   """Adds --beam_options and --beam_work_dir."""
   group = parser.add_argument_group(

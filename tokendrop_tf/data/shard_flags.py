@@ -62,12 +62,7 @@ def add_flags(parser: command_line.ArgumentParser) -> None:
     help='Replaces shards of this name that exist.',
   )
   data_flags.add_packing_flag(parser)
-  parser.add_argument(
-    '--masking',
-    choices=configs.DATA_MASKINGS,
-    default=configs.DATA_MASKINGS[0],
-    help='What is masked as one. Default %(default)s.',
-  )
+  data_flags.add_masking_flag(parser)
   parser.add_argument(
     '--gzip', action='store_true', help='Compresses the files.'
   )
