@@ -391,7 +391,7 @@ def estimate_examples(job: ShardJob) -> int:
   sample = corpus.documents().take(_SAMPLE_BATCHES)
   sampled_bytes = _sum(sample.map(tf.strings.length))
   rows = _sum(
-    sample.flat_map(maker.rows).map(lambda tokens, lengths: tf.size(lengths))
+    sample.flat_map(maker.rows).map(lambda tokens, layout: tf.shape(layout)[0])
   )
   share = rows / max(sampled_bytes, 1)
   if config.held_out_documents:
