@@ -32,7 +32,7 @@ help:
 	@echo '                  QUICKSTART_MINUTES=60    a longer, better run (default 10)'
 	@echo '                  OUTPUT=runs/mine         where it lies (default runs/quickstart)'
 	@echo 'make test         lint, then every test'
-	@echo 'make test-faults  kill, starve and damage trainings: half an hour'
+	@echo 'make test-faults  kill, starve and damage trainings: an hour'
 	@echo 'make test-hugging-face'
 	@echo '                  compare the Hugging Face export with transformers and PyTorch,'
 	@echo '                  which it installs into .venv-hf: about 6 GB'
@@ -88,7 +88,7 @@ test: $(STAMP)
 
 # What docs/reliability.md promises, tried at length.
 test-faults: $(STAMP)
-	@$(VENV_PYTHON) -m pytest -m faults -s tests/faults tests/test_resume.py
+	@$(VENV_PYTHON) -m pytest -m faults -s
 
 # transformers and PyTorch have an environment of their own: they need nothing of
 # TensorFlow, and nothing here needs them.

@@ -238,7 +238,8 @@ def data_service():
   flags = service.parse_flags([f'--dispatcher={address}', '--host=localhost'])
   servers = [service.start(flags) for _ in range(2)]
   yield address
-  del servers
+  for server in (*servers, dispatcher):
+    server._stop()
 
 
 def numbered_documents(folder, number):
@@ -356,15 +357,10 @@ HOST_OPERATIONS = (
 )
 
 
-@pytest.mark.parametrize('gradient_accumulation_steps', [1, 2])
 def test_the_step_stays_on_the_device_and_is_static(
-  tiny_corpus, gradient_accumulation_steps
+  tiny_corpus, batches, plain
 ):
-  task = make_task(
-    tiny_corpus,
-    temperature=1.0,
-    gradient_accumulation_steps=gradient_accumulation_steps,
-  )
+  task = make_task(tiny_corpus, temperature=1.0, gradient_accumulation_steps=2)
   model = task.build_model()
   optimizer = task.create_optimizer(OPTIMIZER)
   metrics = task.build_metrics()
@@ -374,8 +370,12 @@ def test_the_step_stays_on_the_device_and_is_static(
   assert validation.element_spec == spec
 
   step = tf.function(
-    lambda batch: task.train_step(batch, model, optimizer, metrics)
+    lambda batch: task.train_step(batch, model, optimizer, metrics),
+    jit_compile=True,
   )
+  loss = float(step(batches[0])['loss'])
+  # XLA draws other numbers for the sampling.
+  assert loss == pytest.approx(plain.losses[0], rel=0.02)
   graph = step.get_concrete_function(spec).graph.as_graph_def(add_shapes=True)
   nodes = list(graph.node)
   for function in graph.library.function:

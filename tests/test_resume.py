@@ -1,6 +1,6 @@
 """A run that is cut and started again ends as one that was not.
 
-In this process; `faults/` does it with real signals.
+In this process; `faults/` does it with real signals, `test_train.py` in short.
 """
 
 import os
@@ -12,6 +12,7 @@ from faults.conftest import SplitCorpus
 
 from tokendrop_tf import command_line, progress, train
 
+pytestmark = pytest.mark.faults
 STEPS = ('trainer.train_steps = 20', 'trainer.validation_interval = 10')
 
 
@@ -51,15 +52,19 @@ def kill():
   raise Killed
 
 
-def test_killed_between_checkpoints(corpus, whole, tmp_path, monkeypatch):
-  run = harness.TinyRun(corpus, tmp_path / 'run', STEPS)
+@pytest.mark.parametrize(
+  'bindings', [(), ('trainer.async_checkpoints = True',)]
+)
+def test_killed_between_checkpoints(
+  corpus, whole, tmp_path, monkeypatch, bindings
+):
+  run = harness.TinyRun(corpus, tmp_path / 'run', (*STEPS, *bindings))
   cut(run, monkeypatch, 'end_loop', lambda step: step == 15, kill)
   assert run.newest_checkpoint() == 10
   train.main(run.arguments())
   harness.assert_same_result(whole, run, step=20)
 
 
-@pytest.mark.faults
 def test_killed_in_the_last_validation(corpus, whole, tmp_path, monkeypatch):
   run = harness.TinyRun(corpus, tmp_path / 'run', STEPS)
   cut(run, monkeypatch, 'end_validation', lambda step: step == 20, kill)
@@ -67,7 +72,6 @@ def test_killed_in_the_last_validation(corpus, whole, tmp_path, monkeypatch):
   harness.assert_same_result(whole, run, step=20)
 
 
-@pytest.mark.faults
 def test_terminated_within_a_loop(corpus, whole, tmp_path, monkeypatch, capsys):
   run = harness.TinyRun(corpus, tmp_path / 'run', STEPS)
   monkeypatch.setattr(train.runner, 'SECONDS_PER_SLICE', 0.0)
