@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tokendrop_tf import errors
-from tokendrop_tf.data import benchmark_data
+from tokendrop_tf.data import benchmark_data, tool_speeds
 
 
 def run(numbered_text, *flags):
@@ -17,6 +17,7 @@ def run(numbered_text, *flags):
       '--batch_size=4',
       '--seconds=0.1',
       '--stretches=3',
+      '--measure=live',
       *flags,
     ]
   )
@@ -43,6 +44,35 @@ def test_only_tokens_count(monkeypatch):
   assert list(speeds) == [5, 5, 5]
 
 
+def test_medians_stand_beside_the_peer():
+  lines = benchmark_data.summary(
+    {
+      'live': [5e6],
+      'create': [3e6, 4e6, 8e6],
+      'peer': [1e5, 2e5, 1.1e5],
+      'vocab 8192': [9.0, 7.0],
+    }
+  )
+  assert [' '.join(line.split()) for line in lines] == [
+    'live 5.00 million tokens/s (5.00 to 5.00, 1 times), 45 times the peer',
+    'create 4.00 million tokens/s (3.00 to 8.00, 3 times), 36 times the peer',
+    'peer 0.11 million tokens/s (0.10 to 0.20, 3 times)',
+    'vocab 8192 8.00 s (7.00 to 9.00, 2 times)',
+  ]
+
+
+def test_a_slice_ends_with_a_document(numbered_text, tmp_path):
+  path = tmp_path / 'slice.txt'
+  size = tool_speeds.write_slice(numbered_text.config(), str(path), 1000)
+  texts = path.read_text().split('\n\n')
+  assert texts.pop() == ''
+  assert 1000 <= size == path.stat().st_size < 2000
+  found = [text.split() for text in texts]
+  assert found == numbered_text.documents[: len(found)]
+
+
 def test_mistakes_are_named_by_flag(numbered_text):
+  with pytest.raises(errors.UserError, match='of live, create, peer, vocab'):
+    run(numbered_text, '--measure=live,size')
   with pytest.raises(errors.UserError, match='--stretches must be at least 1'):
     run(numbered_text, '--stretches=0')

@@ -1,20 +1,34 @@
-"""The command that measures the live data pipeline; see `main`."""
+"""The command that measures the data pipeline and tools; see `main`."""
 
 import argparse
+import json
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 
-from tokendrop_tf import command_line, configs
-from tokendrop_tf.data import data_flags, loader
+from tokendrop_tf import command_line, configs, errors
+from tokendrop_tf.data import data_flags, loader, tool_speeds
+from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 _DESCRIPTION = """Measures how fast training data are made from text.
 
-Reads, tokenises, packs, masks and batches as in training, and prints tokens
-(not padding) per second: the median over several stretches, and their range.
+  live    reads, tokenises, packs, masks and batches as in training
+  create  tools/create_pretraining_data.py, one process
+  peer    the Model Garden's create_pretraining_data, on the beginning of the
+          same text
+  vocab   tools/build_vocab.py, in both sizes
 
-  %(prog)s --input='wiki/*.txt.gz' --vocab_file=runs/vocab.txt
+and prints tokens (not padding) per second, or seconds: the median over several
+stretches or repeats, and their range. Tools take turns with the peer.
+
+  %(prog)s --input='wiki/*.txt.gz' --vocab_file=runs/vocab.txt \\
+      --output_json=data.json
 """
+
+MEASURES = ('live', 'create', 'peer', 'vocab')
+VOCAB_SIZES = (8192, 32768)
 
 
 def main(arguments: list[str]) -> None:
@@ -32,9 +46,23 @@ def main(arguments: list[str]) -> None:
       masking=flags.masking,
     )
     loader.check_dataset(config, vocabulary)
-    started = time.perf_counter()
-    batches = iter(loader.load_dataset(config, vocabulary))
-    next(batches)
+    found = {}
+    if 'live' in flags.measure:
+      found['live'] = _measure_live(config, vocabulary, flags)
+    found |= _measure_tools(config, vocabulary, flags)
+  print()
+  for line in summary(found):
+    print(line)
+  if flags.output_json:
+    vocabulary_lib.write_whole_file(
+      flags.output_json, json.dumps(found, indent=2) + '\n'
+    )
+
+
+def _measure_live(config, vocabulary, flags) -> list[float]:
+  started = time.perf_counter()
+  batches = iter(loader.load_dataset(config, vocabulary))
+  next(batches)
   print(f'first batch after {time.perf_counter() - started:.1f} s')
   speeds = []
   for speed in tokens_per_second(batches, flags.seconds, flags.stretches):
@@ -46,6 +74,94 @@ def main(arguments: list[str]) -> None:
     f'stretches of {flags.seconds:g} s), S {flags.seq_length}, B '
     f'{flags.batch_size}, {flags.packing}, masking by {flags.masking}'
   )
+  return speeds
+
+
+def _measure_tools(config, vocabulary, flags) -> dict[str, list[float]]:
+  """Times the tools that are asked for, turn by turn."""
+  found = {}
+  with tempfile.TemporaryDirectory() as folder:
+    text = os.path.join(folder, 'text.txt')
+    if 'peer' in flags.measure:
+      size = tool_speeds.write_slice(config, text, flags.peer_megabytes * 10**6)
+      print(f'The peer reads the first {size / 1e6:.1f} MB.', flush=True)
+    for number in range(flags.repeats):
+      for name, value in _one_turn(
+        config, vocabulary, flags, text, os.path.join(folder, str(number))
+      ):
+        found.setdefault(name, []).append(value)
+        unit = 's' if 'vocab' in name else 'tokens/s'
+        print(f'{name}: {value:,.1f} {unit}', flush=True)
+  return found
+
+
+def _one_turn(config, vocabulary, flags, text, folder):
+  os.mkdir(folder)
+  source = _source_flags(flags)
+  if 'create' in flags.measure:
+    lengths = [
+      f'--vocab_file={vocabulary.path}',
+      f'--seq_length={config.seq_length}',
+      f'--max_predictions_per_seq={config.max_predictions_per_seq}',
+      f'--packing={config.packing}',
+      f'--masking={config.masking}',
+    ]
+    yield (
+      'create',
+      tool_speeds.create_speed([*source, *lengths], config, folder),
+    )
+  if 'peer' in flags.measure:
+    yield 'peer', tool_speeds.peer_speed(text, vocabulary, config, folder)
+  if 'vocab' in flags.measure:
+    for size in VOCAB_SIZES:
+      yield (
+        f'vocab {size}',
+        tool_speeds.vocabulary_seconds(source, size, folder),
+      )
+
+
+def _source_flags(flags) -> list[str]:
+  """Returns the flags that name the source, for another tool."""
+  case = '--lower_case' if flags.lower_case else '--no-lower_case'
+  given = [
+    f'--{name}={getattr(flags, name)}'
+    for name in (
+      'input',
+      'text_field',
+      'tfds_name',
+      'tfds_split',
+      'tfds_text_feature',
+      'tfds_data_dir',
+      'held_out_documents',
+    )
+  ]
+  switches = [
+    f'--{name}'
+    for name in ('skip_bad_text', 'allow_unknown_tokens')
+    if getattr(flags, name)
+  ]
+  return [case, *given, *switches]
+
+
+def summary(found: dict[str, list[float]]) -> list[str]:
+  """Returns a line for each figure: median, range, and ratio to the peer.
+
+  Args:
+    found: figures by name: tokens per second, or of a vocabulary seconds.
+  """
+  lines = []
+  peer = statistics.median(found['peer']) if 'peer' in found else None
+  for name, values in found.items():
+    median = statistics.median(values)
+    unit, scale = ('s', 1) if 'vocab' in name else ('million tokens/s', 1e6)
+    ratio = ''
+    if peer and name in ('live', 'create'):
+      ratio = f', {median / peer:.0f} times the peer'
+    lines.append(
+      f'{name:<12}{median / scale:>8.2f} {unit} ({min(values) / scale:.2f} to '
+      f'{max(values) / scale:.2f}, {len(values)} times){ratio}'
+    )
+  return lines
 
 
 def tokens_per_second(
@@ -74,6 +190,8 @@ _NUMBERS = (
   ('batch_size', 256, 'B, examples of a batch.'),
   ('seconds', 5.0, 'Length of a stretch.'),
   ('stretches', 5, 'Number of stretches, after one to warm up.'),
+  ('repeats', 3, 'Times that each tool is run.'),
+  ('peer_megabytes', 4, 'Text that the peer reads, about.'),
 )
 
 
@@ -84,17 +202,34 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   data_flags.add_source_flags(parser)
   data_flags.add_vocabulary_flags(parser)
   data_flags.add_packing_flag(parser)
-  parser.add_argument(
-    '--masking',
-    choices=configs.DATA_MASKINGS,
-    default=configs.DATA_MASKINGS[0],
-    help='What is masked as one. Default %(default)s.',
-  )
+  data_flags.add_masking_flag(parser)
   data_flags.add_number_flags(parser, _NUMBERS)
+  parser.add_argument(
+    '--measure',
+    type=lambda text: text.split(','),
+    default=list(MEASURES),
+    help='What to measure, of live,create,peer,vocab. Default: all.',
+  )
+  parser.add_argument(
+    '--output_json', default='', help='Writes the figures to this file.'
+  )
   flags = parser.parse_args(arguments)
   data_flags.check_at_least(
-    flags, {'batch_size': 1, 'stretches': 1, 'seconds': 0.1}
+    flags,
+    {
+      'batch_size': 1,
+      'stretches': 1,
+      'seconds': 0.1,
+      'repeats': 1,
+      'peer_megabytes': 1,
+    },
   )
+  unknown = [name for name in flags.measure if name not in MEASURES]
+  if unknown:
+    raise errors.ConfigurationError(
+      f'--measure must be of {", ".join(MEASURES)}. Received: '
+      f'{", ".join(unknown)}. Set --measure.'
+    )
   return flags
 
 
