@@ -46,7 +46,7 @@ class WorkerRun(harness.TinyRun):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
       os.kill(children(process.pid)[index], signal_number)
-      output, _ = process.communicate(timeout=300)
+      output, _ = process.communicate(timeout=900)
     finally:
       process.send_signal(signal.SIGTERM)
     return process.returncode, output
