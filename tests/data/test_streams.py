@@ -79,3 +79,15 @@ def test_seeking_agrees_with_reading():
     ]
     for skip, item in enumerate(items):
       assert positions.seek(sizes, skip) == item
+
+
+@pytest.mark.parametrize('rows', [1, 2, 5, 7])
+def test_parts_of_a_batch_are_the_batch(rows):
+  batch = (tf.range(5), 10 * tf.reshape(tf.range(10), [5, 2]))
+  parts = list(streams.in_parts(batch, rows))
+  assert [len(part[0]) for part in parts[:-1]] == [rows] * (len(parts) - 1)
+  for index, whole in enumerate(batch):
+    np.testing.assert_array_equal(
+      tf.concat([part[index] for part in parts], axis=0), whole
+    )
+  assert not list(streams.in_parts(tf.zeros([0, 3]), rows))

@@ -291,11 +291,12 @@ class ExampleMaker:
 
   def _rows_of_windows(self, windows, group_documents) -> tf.data.Dataset:
     if self.config.packing == 'best_fit':
-      return windows.map(
+      rows = windows.map(
         self._best_fit_rows,
         num_parallel_calls=_BEST_FIT_WINDOWS_AT_ONCE,
         deterministic=True,
       )
+      return rows.flat_map(lambda *row: streams.in_parts(row, BLOCK_ROWS))
     return windows.flat_map(lambda texts: self.rows(texts, group_documents))
 
   def _best_fit_rows(self, texts):

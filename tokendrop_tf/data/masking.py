@@ -115,7 +115,8 @@ class Masking:
       layout = self._shaped(layout, self.seq_length)
       return tokens, {
         'input_mask': tf.cast(layout > 0, tf.int32),
-        'segment_ids': layout,
+        # A copy: `rebatch` complains of what shares memory with its input.
+        'segment_ids': tf.maximum(layout, 0),
         'position_ids': _places(layout),
       }
     word_ids, input_mask = self._framed(tokens, layout)

@@ -69,3 +69,23 @@ def side_by_side(open_lane, num_lanes: int, rows: int) -> tf.data.Dataset:
   )
   windows = parts.ragged_batch(num_lanes).map(lambda ragged: ragged.values)
   return windows.take_while(lambda window: tf.size(window) > 0)
+
+
+def in_parts(batch, rows: int) -> tf.data.Dataset:
+  """Returns one large batch as several.
+
+  Args:
+    batch: structure of tensors [n, ...].
+    rows: rows of a part at most.
+
+  Example:
+    in_parts(tf.range(5), 2)  # [0, 1], [2, 3], [4]
+  """
+  size = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
+
+  def part(start):
+    # Slices would share memory with the batch, which `rebatch` complains of.
+    chosen = tf.range(start, tf.minimum(start + rows, size))
+    return tf.nest.map_structure(lambda x: tf.gather(x, chosen), batch)
+
+  return tf.data.Dataset.range(0, size, rows).map(part)
