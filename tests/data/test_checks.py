@@ -125,6 +125,29 @@ def test_text_that_is_not_utf8_is_named(numbered_text, tmp_path):
   assert_refused(numbered_text, f'{path}, line 3', input_path=str(path))
 
 
+def test_unknown_tokens_are_warned_of(numbered_text, tmp_path, capsys):
+  path = tmp_path / 'text.txt'
+  path.write_text('n1 n2 n3 n4 unheard\n' * 100)
+  check(numbered_text, input_path=str(path))
+  warning = capsys.readouterr().err
+  assert 'the vocabulary does not know 20.0% of the first 500 tokens' in warning
+  path.write_text('n1 n2 n3 n4\n' * 100)
+  check(numbered_text, input_path=str(path))
+  assert capsys.readouterr().err == ''
+
+
+def test_mostly_unknown_text_is_refused_unless_allowed(numbered_text, tmp_path):
+  path = tmp_path / 'text.txt'
+  path.write_text('n1 unheard unseen\n' * 100)
+  assert_refused(
+    numbered_text,
+    'At most 50% of the tokens may be [UNK]. Received: 66.7%',
+    'Set vocabulary.path to a vocabulary of this language',
+    input_path=str(path),
+  )
+  check(numbered_text, input_path=str(path), allow_unknown_tokens=True)
+
+
 def test_damaged_gzip_is_named(numbered_text, tmp_path):
   path = tmp_path / 'text.txt.gz'
   path.write_bytes(gzip.compress(b'n1 n2 n3 ' * 500)[:-20])

@@ -7,7 +7,13 @@ import tensorflow as tf
 
 from tokendrop_tf import configs, errors
 from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import documents, examples, records, shard_index
+from tokendrop_tf.data import (
+  documents,
+  examples,
+  records,
+  sampling,
+  shard_index,
+)
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Up to this size a corpus is read whole; of a larger one the head of each file.
@@ -112,8 +118,11 @@ def check_text(config: configs.PretrainingDataConfig):
 
 def _check_rows(config, words):
   corpus = check_text(config)
-  _check_unknown_tokens(corpus, words, config)
+  sample = sampling.head(corpus, words, _SAMPLE_TOKENS)
+  _check_unknown_tokens(corpus, words, config, sample)
   needed = 1 if _fills_up(config) else config.global_batch_size
+  if sampling.rows_of(sample.lengths, config) > needed:
+    return
   found = _count_rows(corpus, words, config, needed)
   if found < needed:
     raise _too_few(config, corpus.name, found, needed)
@@ -132,17 +141,10 @@ def _check_files_are_text(corpus):
     )
 
 
-def _check_unknown_tokens(corpus, words, config):
+def _check_unknown_tokens(corpus, words, config, sample):
   """Refuses, or warns of, a vocabulary that does not fit the text."""
-  tokenizer = words.tokenizer()
-  tokens = unknown = 0
-  for texts in corpus.documents():
-    ids = tokenizer.tokenize(texts).flat_values
-    tokens += int(tf.size(ids))
-    unknown += int(tf.math.count_nonzero(ids == words.unk_id))
-    if tokens >= _SAMPLE_TOKENS:
-      break
-  share = unknown / max(tokens, 1)
+  tokens = int(sample.lengths.sum())
+  share = sample.unknown / max(tokens, 1)
   if share <= _WARN_UNKNOWN_SHARE:
     return
   allow = corpus_lib.setting_name(config, 'allow_unknown_tokens')

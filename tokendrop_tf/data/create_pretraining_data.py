@@ -41,8 +41,9 @@ def main(arguments: list[str]) -> None:
         shard_flags.refuse_existing(job, flags.overwrite)
       index = _write(job, flags.num_processes)
   print(written(index, job))
-  reports = packing_report.report_packings(job.config, job.vocabulary)
-  print(packing_report.format_reports(reports, chosen=job.config.packing))
+  if flags.report_packings:
+    reports = packing_report.report_packings(job.config, job.vocabulary)
+    print(packing_report.format_reports(reports, chosen=job.config.packing))
   if skipped := data_flags.skipped_line():
     print(skipped)
 
@@ -94,6 +95,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   shard_flags.add_flags(parser)
   data_flags.add_number_flags(
     parser, (('num_processes', 1, 'Processes, at most one a file.'),)
+  )
+  parser.add_argument(
+    '--report_packings',
+    action='store_true',
+    help='Prints at the end how full sequences are by each --packing.',
   )
   data_flags.add_beam_flags(parser)
   flags = parser.parse_args(arguments)

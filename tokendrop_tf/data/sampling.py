@@ -1,9 +1,12 @@
-"""A sample of documents that follows from their numbers alone.
+"""Samples of documents: of all of them, and the first ones.
+
+The sample of all of them follows from their numbers alone.
 
 Document d of file f is in the sample if a hash of (f, d) is below a share of
 its range: whoever reads which file, the sample is the same.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -61,3 +64,55 @@ def documents(corpus, share: float) -> tf.data.Dataset:
   return tf.data.Dataset.from_generator(
     batches, output_signature=tf.TensorSpec([None], tf.string)
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """The first documents of a corpus, tokenised.
+
+  Attributes:
+    lengths: tokens of each document, int64 [d].
+    unknown: tokens that the vocabulary does not know.
+    num_bytes: size of the text.
+  """
+
+  lengths: np.ndarray
+  unknown: int
+  num_bytes: int
+
+
+def head(corpus, words, most_tokens: int) -> Head:
+  """Tokenises the first documents, of some `most_tokens` tokens.
+
+  Args:
+    corpus: e.g. a `corpus.TextCorpus`.
+    words: the vocabulary.
+    most_tokens: when to end.
+  """
+  tokenizer = words.tokenizer()
+  lengths, unknown, size, tokens = [np.zeros([0], np.int64)], 0, 0, 0
+  for texts in corpus.documents():
+    ids = tokenizer.tokenize(texts)
+    lengths.append(ids.row_lengths().numpy())
+    unknown += int(tf.math.count_nonzero(ids.flat_values == words.unk_id))
+    size += int(tf.reduce_sum(tf.strings.length(texts)))
+    tokens += int(lengths[-1].sum())
+    if tokens >= most_tokens:
+      break
+  return Head(np.concatenate(lengths), unknown, size)
+
+
+def rows_of(lengths: np.ndarray, config) -> int:
+  """Returns how many rows documents make, at least, about.
+
+  Args:
+    lengths: tokens of each document, int64 [d].
+    config: the data section.
+  """
+  row_tokens = config.seq_length - 2
+  if config.packing == 'one_document':
+    return int((lengths > 0).sum())
+  if config.packing == 'within_documents':
+    return int((-(-lengths // row_tokens)).sum())
+  # A [SEP] follows each document, of which a row has one anyway.
+  return int((lengths.sum() + (lengths > 0).sum()) // row_tokens)

@@ -7,7 +7,7 @@ from tokendrop_tf import command_line, configs, errors
 from tokendrop_tf.data import checks, data_flags, shards
 
 # A shard is sorted in memory, so it should not be larger.
-_SHARD_BYTES = 128 << 20
+_SHARD_BYTES = 64 << 20
 _LARGEST_SHARD_BYTES = 1 << 30
 _MOST_SHARDS = 4096
 
@@ -30,7 +30,7 @@ _NUMBERS = (
     'num_shards',
     0,
     'Number of files; one is sorted in memory at a time. 0 makes them of '
-    'about 128 MB.',
+    'about 64 MB.',
   ),
 )
 

@@ -27,6 +27,7 @@ from tokendrop_tf.data import (
   documents,
   examples,
   records,
+  sampling,
   shard_index,
   shard_writer,
   shuffling,
@@ -34,8 +35,8 @@ from tokendrop_tf.data import (
 from tokendrop_tf.data import corpus as corpus_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
-# Batches of documents from which the number of examples is estimated.
-_SAMPLE_BATCHES = 8
+# Text from which the number of examples is estimated.
+_SAMPLE_TOKENS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,9 +252,11 @@ def _serialized(job, maker, epoch, block, index, num_shares):
     else:
       epoch += 1
   blocks = maker.blocks(epoch, num_epochs - epoch, *start)
-  made = blocks.filter(
-    lambda epoch, block, *rows: block % num_shares == index
-  ).map(
+  if num_shares > 1:
+    blocks = blocks.filter(
+      lambda epoch, block, *rows: block % num_shares == index
+    )
+  made = blocks.map(
     lambda epoch, block, *rows: serialized_block(
       job, maker, epoch, block, rows
     ),
@@ -387,18 +390,10 @@ def estimate_examples(job: ShardJob) -> int:
     job.vocabulary.path, job.vocabulary.lower_case
   )
   corpus = corpus_lib.open_corpus(config)
-  maker = examples.ExampleMaker(corpus, words, config)
-  sample = corpus.documents().take(_SAMPLE_BATCHES)
-  sampled_bytes = _sum(sample.map(tf.strings.length))
-  rows = _sum(
-    sample.flat_map(maker.rows).map(lambda tokens, layout: tf.shape(layout)[0])
-  )
-  share = rows / max(sampled_bytes, 1)
+  sample = sampling.head(corpus, words, _SAMPLE_TOKENS)
+  rows = max(sampling.rows_of(sample.lengths, config), 1)
+  share = rows / max(sample.num_bytes, 1)
   if config.held_out_documents:
     one = 1 / config.held_out_documents
     share *= (1 - one) if config.is_training else one
   return int(share * corpus.num_bytes()) * max(config.num_epochs, 1)
-
-
-def _sum(dataset: tf.data.Dataset) -> int:
-  return sum(int(value.sum()) for value in dataset.as_numpy_iterator())
