@@ -397,3 +397,62 @@ def test_training_drops_what_does_not_fill_a_batch():
   params = experiments.pretraining_experiment()
   assert params.task.train_data.drop_remainder
   assert not params.task.validation_data.drop_remainder  # It is filled up.
+
+
+class TestRules:
+  """Each setting is refused where it cannot mean what it says."""
+
+  @pytest.fixture
+  def params(self, tiny_corpus):
+    params = experiments.pretraining_experiment()
+    params.task.vocabulary.path = tiny_corpus.vocabulary
+    return params
+
+  def message_of(self, check, *arguments):
+    with pytest.raises(errors.ConfigurationError) as caught:
+      check(*arguments)
+    return str(caught.value)
+
+  def test_parts_divide_the_batch_of_a_replica(self, params):
+    params.task.train_data.global_batch_size = 24
+    params.trainer.gradient_accumulation_steps = 4
+    configs.validate_replicas(params, 2)
+    message = self.message_of(configs.validate_replicas, params, 4)
+    assert 'global_batch_size=24, gradient_accumulation_steps=4' in message
+
+  def test_several_workers_write_no_checkpoints_aside(self, params):
+    params.trainer.async_checkpoints = True
+    configs.validate_experiment(params)
+    params.runtime.distribution_strategy = 'multi_worker_mirrored'
+    message = self.message_of(configs.validate_experiment, params)
+    assert 'Leave trainer.async_checkpoints unset' in message
+
+  @pytest.mark.parametrize(
+    ('settings', 'rule'),
+    [
+      ({'tf_data_service_address': 'here'}, "must be 'HOST:PORT'"),
+      (
+        {'tf_data_service_address': 'here:1', 'num_epochs': 1},
+        'Leave train_data.num_epochs unset',
+      ),
+    ],
+  )
+  def test_a_data_service_has_an_address_and_no_end(
+    self, params, settings, rule
+  ):
+    params.task.train_data.override(settings)
+    assert rule in self.message_of(configs.validate_experiment, params)
+
+  @pytest.mark.parametrize(
+    ('section', 'setting', 'value'),
+    [
+      ('trainer', 'gradient_accumulation_steps', 2),
+      ('runtime', 'all_reduce_dtype', 'bfloat16'),
+    ],
+  )
+  def test_finetuning_takes_its_batches_whole(
+    self, params, section, setting, value
+  ):
+    params.override({section: {setting: value}})
+    message = self.message_of(configs.validate_schedule, params)
+    assert f'{section}.{setting} is a setting of pretraining' in message
