@@ -67,6 +67,7 @@ CONSOLE_SCRIPTS = [
   'tokendrop-build-vocab=tokendrop_tf.data.build_vocab:console_main',
   'tokendrop-create-pretraining-data='
   'tokendrop_tf.data.create_pretraining_data:console_main',
+  'tokendrop-inspect-data=tokendrop_tf.data.inspect_data:console_main',
   'tokendrop-export=tokendrop_tf.export.command:console_main',
   'tokendrop-fill-mask=tokendrop_tf.fill_mask:console_main',
   'tokendrop-predict=tokendrop_tf.predict:console_main',

@@ -83,6 +83,7 @@ def test_console_scripts_name_functions_that_exist(wheel):
     'tokendrop-create-pretraining-data',
     'tokendrop-export',
     'tokendrop-fill-mask',
+    'tokendrop-inspect-data',
     'tokendrop-predict',
     'tokendrop-quickstart',
     'tokendrop-serve',
