@@ -60,6 +60,11 @@ class TestValidateExperiment:
       ('trainer.validation_interval = 1001',),  # Once, at the end.
       ('optimizer.warmup_steps = 0',),
       (
+        "train_data.packing = 'best_fit'",
+        "train_data.masking = 'importance'",
+        "train_data.mask_rate_schedule = ('0:0.15', '0.5:0.1')",
+      ),
+      (
         "runtime.distribution_strategy = 'mirrored'",
         'runtime.num_logical_cpu_devices = 4',
       ),
@@ -111,6 +116,48 @@ class TestValidateExperiment:
         'validation_data.max_predictions_per_seq must equal',
       ),
       (("train_data.tfds_name = 'lm1b'",), 'train_data must have one source'),
+      (
+        ('train_data.mask_token_share = 0.95',),
+        'at most 1 together. Received: 0.95 and 0.1. Set',
+      ),
+      (
+        (
+          "train_data.masking = 'span'",
+          "train_data.input_path = 'a.tfrecord'",
+        ),
+        'TFRecords have the masks that they were written with',
+      ),
+      (
+        (
+          "train_data.mask_rate_schedule = ('0:0.15',)",
+          "train_data.input_path = 'a.tfrecord'",
+        ),
+        'train_data.mask_rate_schedule needs text',
+      ),
+      (
+        ("train_data.mask_rate_schedule = ('0:0.1', '0.5:0.3')",),
+        'where 9 to 30 fit mask_rate=0.3',
+      ),
+      (
+        (
+          "train_data.masking = 'importance'",
+          "token_drop.policy = 'random'",
+        ),
+        "needs the importance table of token_drop.policy 'loss' or 'frequency'",
+      ),
+      (
+        ("validation_data.masking = 'importance'",),
+        'Leave validation_data.masking unset.',
+      ),
+      (
+        (
+          'model.use_next_sentence_head = True',
+          'train_data.use_next_sentence_label = True',
+          "train_data.input_path = 'a.tfrecord'",
+          "train_data.packing = 'best_fit'",
+        ),
+        'the next-sentence head reads one [CLS]',
+      ),
       (
         ('model.use_next_sentence_head = True',),
         'use_next_sentence_head=True, train_data.use_next_sentence_label=False',
