@@ -408,7 +408,12 @@ class Controller(orbit.Controller):
       return False
     self._require_finite_weights()
     self._saved_step = step
-    return super()._maybe_save_checkpoint(check_interval=False)
+    with _raised_only():
+      return super()._maybe_save_checkpoint(check_interval=False)
+
+  def _sync_on_async_checkpointing(self):
+    with _raised_only():
+      super()._sync_on_async_checkpointing()
 
   def _step(self):
     return int(self.global_step.numpy())
@@ -475,6 +480,17 @@ def _add_histogram(controller, model, interval):
       interval,
     ),
   )
+
+
+@contextlib.contextmanager
+def _raised_only():
+  """TensorFlow also logs a failure to write aside, which it then raises."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
