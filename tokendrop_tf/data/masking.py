@@ -116,7 +116,7 @@ class Masking:
       return tokens, {
         'input_mask': tf.cast(layout > 0, tf.int32),
         # A copy: `rebatch` complains of what shares memory with its input.
-        'segment_ids': tf.maximum(layout, 0),
+        'segment_ids': tf.gather(layout, tf.range(tf.shape(layout)[0])),
         'position_ids': _places(layout),
       }
     word_ids, input_mask = self._framed(tokens, layout)
