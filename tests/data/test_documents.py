@@ -230,21 +230,19 @@ def test_mixed_forms_train_and_are_gone_to_at_once(numbered_text, tmp_path):
   for index, name in enumerate(('b.txt', 'c.txt.gz', 'd.jsonl', 'e.jsonl.gz')):
     write_form(tmp_path, name, texts[index::5])
   write_form(tmp_path, 'f.parquet', texts[4::5])
-  config = numbered_text.config(input_path=f'{tmp_path}/*', num_epochs=2)
-  loader.check_dataset(config, numbered_text.vocabulary)
+  config = numbered_text.config(input_path=f'{tmp_path}/*')
   found = list(corpus.open_corpus(config).documents().unbatch())
   assert sorted(text.numpy().decode() for text in found) == sorted(texts)
-  whole = [
-    batch['input_word_ids'].numpy().tolist()
-    for batch in loader.load_dataset(config, numbered_text.vocabulary)
-  ]
-  for first in (1, len(whole) - 3):
-    resumed = loader.load_dataset(
-      config, numbered_text.vocabulary, first_batch=first
-    )
-    assert [b['input_word_ids'].numpy().tolist() for b in resumed] == (
-      whole[first:]
-    )
+  whole, resumed = (
+    [
+      batch['input_word_ids'].numpy().tolist()
+      for batch in loader.load_dataset(
+        config, numbered_text.vocabulary, first_batch=first
+      )
+    ]
+    for first in (0, 20)
+  )
+  assert resumed == whole[20:] != []
 
 
 def test_a_reader_within_a_pipeline_is_quoted(tmp_path):

@@ -20,6 +20,7 @@ SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 _MAX_ALPHABET = 1000
 _TOKENS_PER_CHARACTER = 16
 _MIN_ALPHABET = 100
+_CODE_POINTS = 0x110000
 
 MIN_SIZE = 16
 
@@ -378,14 +379,16 @@ def _alphabet(
   documents: tf.data.Dataset, normalizer, min_frequency: int, limit: int
 ) -> list[str]:
   """Returns the `limit` most frequent characters, by code point."""
-  counts = np.zeros(0x110000, np.int64)
+  written = np.zeros(_CODE_POINTS, np.int64)
   for batch in documents.prefetch(4).as_numpy_iterator():
     text = b'\n'.join(batch).decode('utf-8', errors='replace')
-    codes = np.frombuffer(
-      normalizer.normalize_str(text).encode('utf-32-le'), np.uint32
-    )
-    found, times = np.unique(codes, return_counts=True)
-    counts[found] += times
+    codes = np.frombuffer(text.encode('utf-32-le'), np.uint32)
+    written += np.bincount(codes, minlength=_CODE_POINTS)
+  # BERT's normalization takes each character for itself.
+  counts = np.zeros(_CODE_POINTS, np.int64)
+  for code in np.flatnonzero(written):
+    for character in normalizer.normalize_str(chr(code)):
+      counts[ord(character)] += written[code]
   present = [
     code
     for code in np.flatnonzero(counts >= min_frequency)
