@@ -74,6 +74,19 @@ def _check_settings(config, has_records):
       f'{name("packing")} must be one of {", ".join(configs.PACKINGS)}. '
       f'Received: {config.packing!r}. Set {name("packing")}.'
     )
+  for field in (
+    'mask_token_share',
+    'random_token_share',
+    'span_stop_probability',
+    'max_span_words',
+  ):
+    configs.check_range(name(field), getattr(config, field))
+  if config.mask_token_share + config.random_token_share > 1:
+    raise errors.DataError(
+      f'{name("mask_token_share")} and {name("random_token_share")} must be at '
+      f'most 1 together. Received: {config.mask_token_share} and '
+      f'{config.random_token_share}. Set {name("mask_token_share")}.'
+    )
   least = max(math.floor(config.mask_rate * (config.seq_length - 2)), 1)
   if not least <= config.max_predictions_per_seq <= config.seq_length - 2:
     raise errors.DataError(
