@@ -10,7 +10,7 @@ bucket: each number of tokens is compiled once.
 import dataclasses
 import math
 
-from tokendrop_tf import errors
+from tokendrop_tf import errors, share_schedule
 
 ALL = 'all'
 _FORM = "token_drop.keep_schedule must be a list like ('0:128', '0.5:256')"
@@ -47,14 +47,12 @@ def parse(token_drop) -> tuple[Bucket, ...]:
   if not token_drop.keep_schedule:
     return (Bucket(0.0, token_drop.token_keep_k),)
   buckets = tuple(_parse_entry(entry) for entry in token_drop.keep_schedule)
-  shares = [bucket.share for bucket in buckets]
-  rises = all(a < b for a, b in zip(shares, shares[1:]))
-  if shares[0] != 0.0 or not rises or shares[-1] >= 1.0:
-    raise errors.ConfigurationError(
-      f'{_FORM}: shares of the training that begin with 0, rise, and stay '
-      f'below 1. Received: {", ".join(token_drop.keep_schedule)}. Set '
-      'token_drop.keep_schedule.'
-    )
+  share_schedule.check_shares(
+    [bucket.share for bucket in buckets],
+    token_drop.keep_schedule,
+    _FORM,
+    'Set token_drop.keep_schedule.',
+  )
   return buckets
 
 

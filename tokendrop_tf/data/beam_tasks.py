@@ -20,7 +20,6 @@ import io
 import json
 import math
 import os
-import pickle
 import tempfile
 
 import numpy as np
@@ -124,7 +123,7 @@ class Tasks:
       for file in files:
         path = self.path('documents', window, lane, file)
         if file >= 0 and tf.io.gfile.exists(path):
-          texts += pickle.loads(read(path))
+          texts += _split(read(path))
     return texts
 
   def _seed(self, salt, epoch, number):
@@ -199,7 +198,7 @@ class Tasks:
       dealt[shard].append((key, example, count))
 
   def _write_dealt(self, path, dealt):
-    parts = [pickle.dumps(found) for found in dealt]
+    parts = [_joined_dealt(found) for found in dealt]
     write(path, b''.join(parts))
     index = {
       'sizes': [len(part) for part in parts],
@@ -239,7 +238,7 @@ class Tasks:
     sizes = json.loads(read(path + '.json'))['sizes']
     with tf.io.gfile.GFile(path, 'rb') as file:
       file.seek(sum(sizes[:shard]))
-      return pickle.loads(file.read(sizes[shard]))
+      return _split_dealt(file.read(sizes[shard]))
 
 
 class _Pieces:
@@ -266,7 +265,7 @@ class _Pieces:
     """Writes the window that is not written yet."""
     if self._texts:
       path = self._tasks.path('documents', self._window, self._lane, self._file)
-      write(path, pickle.dumps(self._texts))
+      write(path, _joined(self._texts))
     self._texts = []
 
 
@@ -319,3 +318,38 @@ def give_memory_back() -> None:
   """
   with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def _joined(items: list[bytes]) -> bytes:
+  """Returns the items behind their number and their lengths, int64 all."""
+  lengths = np.array([len(items), *map(len, items)], np.int64)
+  return b''.join([lengths.tobytes(), *items])
+
+
+def _split(data: bytes) -> list[bytes]:
+  """Returns the items that `_joined` took."""
+  [count] = np.frombuffer(data, np.int64, 1)
+  lengths = np.frombuffer(data, np.int64, count, offset=8)
+  ends = 8 * (1 + count) + np.cumsum(lengths)
+  return [data[end - length : end] for end, length in zip(ends, lengths)]
+
+
+def _joined_dealt(dealt: list[tuple[int, bytes, int]]) -> bytes:
+  """Returns keys, examples and numbers of tokens as bytes."""
+  keys = np.array([key for key, _, _ in dealt], np.int64)
+  tokens = np.array([count for *_, count in dealt], np.int64)
+  examples_of = [example for _, example, _ in dealt]
+  return _joined([keys.tobytes(), tokens.tobytes(), *examples_of])
+
+
+def _split_dealt(data: bytes) -> list[tuple[int, bytes, int]]:
+  """Returns what `_joined_dealt` took."""
+  keys, tokens, *examples_of = _split(data)
+  return list(
+    zip(
+      np.frombuffer(keys, np.int64).tolist(),
+      examples_of,
+      np.frombuffer(tokens, np.int64).tolist(),
+      strict=True,
+    )
+  )

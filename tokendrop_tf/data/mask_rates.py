@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-from tokendrop_tf import errors
+from tokendrop_tf import errors, share_schedule
 
 _FORM = (
   "train_data.mask_rate_schedule must be a list like ('0:0.3', '0.5:0.15')"
@@ -49,13 +49,12 @@ def parse(data) -> tuple[Stretch, ...]:
   if not data.mask_rate_schedule:
     return (Stretch(0.0, data.mask_rate),)
   stretches = tuple(_parse_entry(entry) for entry in data.mask_rate_schedule)
-  shares = [stretch.share for stretch in stretches]
-  rises = all(a < b for a, b in zip(shares, shares[1:]))
-  if shares[0] != 0.0 or not rises or shares[-1] >= 1.0:
-    raise errors.ConfigurationError(
-      f'{_FORM}: shares of the training that begin with 0, rise, and stay '
-      f'below 1. Received: {", ".join(data.mask_rate_schedule)}. {_REMEDY}'
-    )
+  share_schedule.check_shares(
+    [stretch.share for stretch in stretches],
+    data.mask_rate_schedule,
+    _FORM,
+    _REMEDY,
+  )
   return stretches
 
 

@@ -1,0 +1,30 @@
+"""The rule of settings that change over a training: 'SHARE:VALUE' entries."""
+
+from collections.abc import Sequence
+
+from tokendrop_tf import errors
+
+
+def check_shares(
+  shares: Sequence[float], entries: Sequence[str], form: str, remedy: str
+) -> None:
+  """Checks that the shares begin with 0, rise, and stay below 1.
+
+  Args:
+    shares: where each entry begins, as a share of the training.
+    entries: as they were set.
+    form: begins the message: which setting holds entries of which form.
+    remedy: ends it: what to set.
+
+  Raises:
+    errors.ConfigurationError: if they do not.
+
+  Example:
+    check_shares([0.0, 0.5], ('0:128', '0.5:all'), 'K is set by ...', 'Set ...')
+  """
+  rises = all(a < b for a, b in zip(shares, shares[1:]))
+  if shares[0] != 0.0 or not rises or shares[-1] >= 1.0:
+    raise errors.ConfigurationError(
+      f'{form}: shares of the training that begin with 0, rise, and stay '
+      f'below 1. Received: {", ".join(entries)}. {remedy}'
+    )
