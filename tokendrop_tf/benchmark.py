@@ -352,10 +352,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(arguments, config) -> dict:
   """Measures everything that the flags ask for, printing as it goes."""
   command_line.silence_xla()
+  # Before the arms are here: they would take the memory.
+  peak_bytes = (
+    {arm: measure_memory(arm, arguments) for arm in arguments.arms}
+    if arguments.memory
+    else {}
+  )
   rows, peak = time_arms(arguments, config)
-  if arguments.memory:
-    for row in rows:
-      row['peak_bytes'] = measure_memory(row['name'], arguments)
+  for row in rows:
+    row['peak_bytes'] = peak_bytes.get(row['name'])
   print(format_table(rows))
   print(f'matrix product peak: {peak / 1e9:,.0f} GFLOP/s')
   results = {
