@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parent
 
 INSTALL_REQUIRES = [
   'gin-config>=0.5,<0.6',
+  # The checksum of TFRecords.
+  'google-crc32c>=1.6',
   'matplotlib>=3.9',
   'ml-dtypes>=0.5',
   # tensorflow 2.20 was built and tested with numpy up to 2.4.

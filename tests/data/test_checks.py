@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tokendrop_tf import errors
-from tokendrop_tf.data import checks, records
+from tokendrop_tf.data import checks, example_bytes
 
 
 def check(numbered_text, **settings):
@@ -191,7 +191,7 @@ def features(rows=9, seq_length=16, slots=3, **changes):
 def write(path, *parts, compression=''):
   with tf.io.TFRecordWriter(str(path), compression) as writer:
     for part in parts:
-      for record in records.serialize(part).numpy():
+      for record in example_bytes.serialize(part):
         writer.write(record)
   return str(path)
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 from tokendrop_tf import errors
 from tokendrop_tf.data import (
   buckets,
+  example_bytes,
   examples,
   loader,
-  records,
   shard_index,
   shard_writer,
   shards,
@@ -54,7 +54,7 @@ def live(numbered_text, **settings):
     batch = {
       name: tf.boolean_mask(value, whole) for name, value in batch.items()
     }
-    rows += list(records.serialize(batch).numpy())
+    rows += example_bytes.serialize(batch)
   return rows
 
 

@@ -183,7 +183,7 @@ def _bad_records(draw):
 
 def _records():
   """Returns the bytes of a file of 12 examples that fit the settings."""
-  from tokendrop_tf.data import records
+  from tokendrop_tf.data import example_bytes
 
   features = {
     'input_word_ids': tf.fill([12, 32], 7),
@@ -195,7 +195,7 @@ def _records():
   }
   path = pathlib.Path(_records.folder) / 'whole.tfrecord'
   with tf.io.TFRecordWriter(str(path)) as writer:
-    for record in records.serialize(features).numpy():
+    for record in example_bytes.serialize(features):
       writer.write(record)
   return path.read_bytes()
 

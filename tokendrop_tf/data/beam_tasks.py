@@ -20,13 +20,18 @@ import io
 import json
 import math
 import os
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import errors
-from tokendrop_tf.data import examples, shard_writer, shards, shuffling
+from tokendrop_tf.data import (
+  example_bytes,
+  examples,
+  shard_writer,
+  shards,
+  shuffling,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,26 +163,28 @@ class Tasks:
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
   def _serialized(self, epoch, number, rows):
-    """Yields blocks as `shards.serialized_block` makes them."""
+    """Yields (block, keys, tokens, examples), blocks as live."""
     first_row = number * self.blocks_rows
     if self.job.config.is_training:
       rows = self._shuffled(epoch, first_row, rows)
     for first in range(0, len(rows[1]), examples.BLOCK_ROWS):
       block = (first_row + first) // examples.BLOCK_ROWS
       cut = [array[first : first + examples.BLOCK_ROWS] for array in rows]
-      yield self._serialize_block(
+      _, _, keys, tokens, features = self._masked_block(
         tf.constant(epoch, tf.int64), tf.constant(block, tf.int64), *cut
       )
+      serialized = example_bytes.serialize(features)
+      yield block, keys.numpy(), tokens.numpy(), serialized
 
   @functools.cached_property
-  def _serialize_block(self):
-    @tf.function(reduce_retracing=True)
-    def serialize(epoch, block, tokens, layout):
-      return shards.serialized_block(
+  def _masked_block(self):
+    @tf.function(reduce_retracing=True, autograph=False)
+    def masked_block(epoch, block, tokens, layout):
+      return shards.masked_block(
         self.job, self._maker, epoch, block, (tokens, layout)
       )
 
-    return serialize
+    return masked_block
 
   def _shuffled(self, epoch, first_row, rows):
     window_rows = self.plan.row_window
@@ -190,7 +197,7 @@ class Tasks:
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
   def _deal_block(self, dealt, made):
-    _, block, keys, tokens, serialized = (tensor.numpy() for tensor in made)
+    block, keys, tokens, serialized = made
     numbers = shards.shards_of(self.job, keys, block)
     for shard, key, count, example in zip(
       numbers, keys.tolist(), tokens.tolist(), serialized, strict=True
@@ -222,14 +229,12 @@ class Tasks:
     for epoch, number in dealt:
       found += self._dealt(epoch, number, shard)
     found.sort()
-    with tempfile.TemporaryDirectory() as scratch:
-      entry = shard_writer.write_shard(
-        self.job.path(shard),
-        [example for _, example, _ in found],
-        sum(tokens for *_, tokens in found),
-        self.job.gzip,
-        os.path.join(scratch, 'framed'),
-      )
+    entry = shard_writer.write_shard(
+      self.job.path(shard),
+      [example for _, example, _ in found],
+      sum(tokens for *_, tokens in found),
+      self.job.gzip,
+    )
     write(done, json.dumps(dataclasses.asdict(entry)).encode())
     return shard, dataclasses.asdict(entry)
 

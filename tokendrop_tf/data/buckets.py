@@ -64,17 +64,11 @@ class WorkFolder:
   def bucket(self, shard: int, share: int) -> str:
     return os.path.join(self.path, f'bucket-{shard:05d}-{share:05d}')
 
-  def scratch(self, shard: int) -> str:
-    return os.path.join(self.path, f'scratch-{shard:05d}')
-
   def sorted_examples(self, shard: int) -> tuple[list[bytes], int]:
     """Returns the examples of a shard in order, and their tokens."""
     found = []
     for path in self._buckets(shard):
-      with open(path, 'rb') as file:
-        while header := file.read(_HEADER.size):
-          key, tokens, size = _HEADER.unpack(header)
-          found.append((key, file.read(size), tokens))
+      found += _read_bucket(path)
     found.sort()
     return [example for _, example, _ in found], sum(
       tokens for *_, tokens in found
@@ -118,6 +112,19 @@ class WorkFolder:
       for name in sorted(os.listdir(self.path))
       if name.startswith(prefix)
     ]
+
+
+def _read_bucket(path: str) -> list[tuple[int, bytes, int]]:
+  """Returns random number, example and tokens of all in a bucket."""
+  with open(path, 'rb') as file:
+    data = file.read()
+  found, place = [], 0
+  while place < len(data):
+    key, tokens, size = _HEADER.unpack_from(data, place)
+    place += _HEADER.size
+    found.append((key, data[place : place + size], tokens))
+    place += size
+  return found
 
 
 class Scatter:
@@ -168,13 +175,16 @@ class Scatter:
       tokens: number of tokens of each.
       serialized: the examples.
     """
+    dealt = {}
     for shard, key, count, example in zip(
       shards, keys.tolist(), tokens.tolist(), serialized, strict=True
     ):
-      self._files[shard].write(_HEADER.pack(key, count, len(example)))
-      self._files[shard].write(example)
-      self._sizes[shard] += _HEADER.size + len(example)
-      self._unnoted += len(example)
+      parts = dealt.setdefault(shard, [])
+      parts += (_HEADER.pack(key, count, len(example)), example)
+    for shard, parts in dealt.items():
+      size = self._files[shard].write(b''.join(parts))
+      self._sizes[shard] += size
+      self._unnoted += size
     self.examples += len(serialized)
 
   def note(self, epoch: int, block: int) -> None:

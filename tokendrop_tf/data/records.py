@@ -14,6 +14,7 @@ from tokendrop_tf import configs, errors
 from tokendrop_tf.data import (
   corpus,
   positions,
+  shard_blocks,
   shard_index,
   shuffling,
   streams,
@@ -89,54 +90,12 @@ def parse(records, config: configs.PretrainingDataConfig) -> dict:
   }
 
 
-def serialize(features: dict[str, tf.Tensor]):
-  """Returns serialized `tf.train.Example`s, strings [R].
-
-  The protocol buffers are built from the inside out by one op a level, for all
-  rows at once: in Python this would take most of the time.
-
-  Args:
-    features: name -> int32 or float32 [R, n].
-  """
-  entries = [_entry(name, features[name]) for name in sorted(features)]
-  entries = tf.stack(entries, axis=1)
-  return _message(
-    'Example',
-    'features',
-    _message('Features', 'feature', entries)[:, tf.newaxis],
-  )
-
-
-def _entry(name: str, values):
-  if values.dtype == tf.float32:
-    kind, numbers = 'float_list', _message('FloatList', 'value', values)
-  else:
-    kind = 'int64_list'
-    numbers = _message('Int64List', 'value', tf.cast(values, tf.int64))
-  feature = _message('Feature', kind, numbers[:, tf.newaxis])
-  keys = tf.fill(tf.shape(feature), name)
-  return tf.io.encode_proto(
-    sizes=tf.ones([tf.size(feature), 2], tf.int32),
-    values=[keys[:, tf.newaxis], feature[:, tf.newaxis]],
-    field_names=['key', 'value'],
-    message_type='tensorflow.Features.FeatureEntry',
-  )
-
-
-def _message(message_type: str, field: str, values):
-  """Encodes `values` [R, n] as R messages with one (repeated) field."""
-  rows, size = tf.unstack(tf.shape(values))
-  return tf.io.encode_proto(
-    sizes=tf.fill([rows, 1], size),
-    values=[values],
-    field_names=[field],
-    message_type=f'tensorflow.{message_type}',
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class RecordReader:
-  """Reads examples from TFRecord files, plain or gzip.
+  """Reads examples from TFRecord files, plain or gzip, in one stream.
+
+  Of training, this is how files without an index are read; with one, see
+  `lanes.LaneReader`.
 
   Attributes:
     paths: the files.
@@ -237,51 +196,34 @@ class RecordReader:
     return streams.skip_rows(windows, skip)
 
   @functools.cached_property
+  def blocks_of_shards(self) -> shard_blocks.BlockReader | None:
+    """Reads any examples at once; `None` unless the index has all files."""
+    if len(self._entries) < len(self.paths):
+      return None
+    return shard_blocks.BlockReader(self._entries)
+
+  @functools.cached_property
   def _entries(self) -> dict[str, shard_index.ShardEntry]:
     """What the index of the shards says, by path; others have no entry."""
     return shard_index.entries(self.paths)
 
   def _file_records(self, file_index, skip) -> tf.data.Dataset:
     """Returns the records of a file in batches, without the first `skip`."""
-    path = tf.gather(tf.constant(self.paths), file_index)
-    is_indexed = tf.gather(
-      tf.constant([path in self._entries for path in self.paths]), file_index
-    )
+    if self.blocks_of_shards:
+      ends = tf.constant(self.blocks_of_shards.sizes.cumsum())
+      size = tf.gather(tf.constant(self.blocks_of_shards.sizes), file_index)
+      end = tf.gather(ends, file_index)
+      return self.blocks_of_shards.rows(end - size + skip, end)
     is_gzip = tf.gather(
       tf.constant([is_gzip_file(path) for path in self.paths]), file_index
     )
-    indexed = tf.data.Dataset.from_generator(
-      self._read_indexed,
-      args=(path, skip),
-      output_signature=tf.TensorSpec([None], tf.string),
-    )
-    plain = tf.data.TFRecordDataset(
-      path, compression_type=tf.where(is_gzip, 'GZIP', ''), buffer_size=1 << 20
+    records = tf.data.TFRecordDataset(
+      tf.gather(tf.constant(self.paths), file_index),
+      compression_type=tf.where(is_gzip, 'GZIP', ''),
+      buffer_size=1 << 20,
     )
     # Single records would be passed over more slowly.
-    plain = streams.skip_rows(plain.batch(_BLOCK_RECORDS), skip)
-    if not self._entries:
-      return plain
-    if len(self._entries) == len(self.paths):
-      return indexed
-    everything, nothing = tf.constant(-1, tf.int64), tf.constant(0, tf.int64)
-    return indexed.take(tf.where(is_indexed, everything, nothing)).concatenate(
-      plain.take(tf.where(is_indexed, nothing, everything))
-    )
-
-  def _read_indexed(self, path: bytes, skip):
-    """Yields the blocks of a shard; only those that are read are checked."""
-    path = path.decode()
-    if path not in self._entries:
-      return
-    try:
-      for block in shard_index.read_blocks(
-        path, self._entries[path], int(skip)
-      ):
-        yield np.array(block, dtype=object)
-    except errors.UserError as error:
-      errors.keep(error)
-      raise
+    return streams.skip_rows(records.batch(_BLOCK_RECORDS), skip)
 
   def _shuffled(self, windows, epoch, first_window) -> tf.data.Dataset:
     return windows.enumerate(first_window).map(

@@ -25,8 +25,8 @@ from tokendrop_tf import configs, errors
 from tokendrop_tf.data import (
   buckets,
   documents,
+  example_bytes,
   examples,
-  records,
   sampling,
   shard_index,
   shard_writer,
@@ -37,6 +37,8 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 # Text from which the number of examples is estimated.
 _SAMPLE_TOKENS = 1 << 20
+# Masked blocks that wait to be written.
+_BLOCKS_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,11 +223,11 @@ def scatter_share(job: ShardJob, index: int, num_shares: int) -> Iterator[int]:
   if scatter.examples:
     yield scatter.examples
   with scatter:
-    for made in _serialized(job, maker, epoch, block, index, num_shares):
-      epoch, block, keys, tokens, serialized = made
+    masked = _masked_blocks(job, maker, epoch, block, index, num_shares)
+    for epoch, block, keys, tokens, features in masked.as_numpy_iterator():
       shards = shards_of(job, keys, block)
-      scatter.add(shards, keys, tokens, serialized)
-      yield len(serialized)
+      scatter.add(shards, keys, tokens, example_bytes.serialize(features))
+      yield len(keys)
       scatter.note(int(epoch), int(block) + 1)
     scatter.finish()
 
@@ -240,8 +242,13 @@ def example_maker(job: ShardJob) -> examples.ExampleMaker:
   )
 
 
-def _serialized(job, maker, epoch, block, index, num_shares):
-  """Yields (epoch, block, keys, tokens, examples) from a block on."""
+# All of it is TensorFlow's already; to look for Python's `if` and `while` takes
+# longer than to build the graph.
+@tf.autograph.experimental.do_not_convert
+def _masked_blocks(
+  job, maker, epoch, block, index, num_shares
+) -> tf.data.Dataset:
+  """Returns what `masked_block` makes of each block of a share, from one on."""
   num_epochs = max(job.config.num_epochs, 1)
   start = ()
   if block:
@@ -256,18 +263,30 @@ def _serialized(job, maker, epoch, block, index, num_shares):
     blocks = blocks.filter(
       lambda epoch, block, *rows: block % num_shares == index
     )
-  made = blocks.map(
-    lambda epoch, block, *rows: serialized_block(
-      job, maker, epoch, block, rows
-    ),
+  masked = blocks.map(
+    lambda epoch, block, *rows: masked_block(job, maker, epoch, block, rows),
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
   )
-  yield from made.prefetch(4).as_numpy_iterator()
+  return masked.prefetch(_BLOCKS_AHEAD)
 
 
-def serialized_block(job, maker, epoch, block, rows):
-  """Returns (epoch, block, keys int64 [R], tokens int32 [R], strings [R])."""
+def masked_block(
+  job: ShardJob, maker: examples.ExampleMaker, epoch, block, rows
+):
+  """Masks one block, in a graph.
+
+  Args:
+    job: what is written.
+    maker: makes its examples.
+    epoch: number of the epoch.
+    block: number of the block.
+    rows: tokens and layout, as in `ExampleMaker.blocks`.
+
+  Returns:
+    (epoch, block, keys int64 [R], tokens int32 [R], features), the latter as
+    `example_bytes.serialize` takes them.
+  """
   features = maker.mask(epoch, block, *rows)
   num_rows = tf.shape(features['input_mask'])[0]
   if job.config.is_training:
@@ -275,7 +294,7 @@ def serialized_block(job, maker, epoch, block, rows):
   else:
     keys = block * examples.BLOCK_ROWS + tf.range(num_rows, dtype=tf.int64)
   tokens = tf.reduce_sum(features['input_mask'], axis=1)
-  return epoch, block, keys, tokens, records.serialize(features)
+  return epoch, block, keys, tokens, features
 
 
 def shards_of(job: ShardJob, keys, block) -> list[int]:
@@ -300,9 +319,7 @@ def finish_share(job: ShardJob, index: int, num_shares: int) -> None:
       _check_still_there(path, entry, work)
       continue
     serialized, tokens = work.sorted_examples(shard)
-    entry = shard_writer.write_shard(
-      path, serialized, tokens, job.gzip, work.scratch(shard)
-    )
+    entry = shard_writer.write_shard(path, serialized, tokens, job.gzip)
     work.finish_shard(shard, entry)
 
 
