@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import tf_keras
 
 from tokendrop_tf import benchmark, configs, errors, step_arms
-from tokendrop_tf.layers import fused, random_seeds
+from tokendrop_tf.layers import fused, random_seeds, transformer_block
 
 SMALL = [
   '--model=bert_tiny',
+  '--num_layers=3',
   '--batch_size=2',
   '--seq_length=16',
   '--token_keep_k=8',
@@ -27,6 +29,7 @@ def test_every_arm_is_timed_in_one_run(tmp_path, capsys):
       *SMALL,
       f'--arms={",".join(arms)}',
       '--selection',
+      '--profile',
       f'--output_json={path}',
       f'--chart={chart}',
     ]
@@ -42,7 +45,10 @@ def test_every_arm_is_timed_in_one_run(tmp_path, capsys):
       row['median_seconds'] / rows[0]['median_seconds']
     )
     assert 0.0 < row['utilisation'] < 1.0
-  assert 'of the loss step' in capsys.readouterr().out
+  assert results['profile']['matrix products'] > 0.0
+  printed = capsys.readouterr().out
+  assert 'of the loss step' in printed
+  assert 'threads of full_last_layer' in printed
   assert '<svg' in chart.read_text()
 
 
@@ -51,20 +57,53 @@ def test_memory_is_that_of_a_process_of_its_own():
   assert 2**20 < benchmark.measure_memory('loss', arguments) < 2**32
 
 
-@pytest.mark.parametrize('arm', ['unfused', 'library_dropout', 'no_dropout'])
-def test_features_off_change_one_thing_and_leave_no_trace(arm, tmp_path):
-  arguments = benchmark.parse_arguments([*SMALL, '--dropout_rate=0.3'])
-  path = step_arms.write_vocabulary(tmp_path, 50)
+def first_losses(arms, folder, dropout_rate):
+  """Returns the loss of the first and of the second step of each arm."""
+  arguments = benchmark.parse_arguments(
+    [*SMALL, f'--dropout_rate={dropout_rate}']
+  )
+  path = step_arms.write_vocabulary(folder, 50)
   config = benchmark.task_config(arguments, path)
   batch = step_arms.make_batch(config, 2)
-  before = (fused.enabled, random_seeds.dropout)
-  losses = {
-    name: float(step_arms.TrainStep(name, config).function()(batch)['loss'])
-    for name in ('loss', arm)
-  }
-  assert (fused.enabled, random_seeds.dropout) == before
-  assert losses[arm] != losses['loss']
+  losses = {}
+  for arm in arms:
+    tf_keras.utils.set_random_seed(1)
+    function = step_arms.TrainStep(arm, config).function()
+    losses[arm] = [float(function(batch)['loss']) for _ in range(2)]
+  return losses
+
+
+@pytest.mark.parametrize('arm', ['library_dropout', 'no_dropout'])
+def test_other_dropout_changes_the_loss_and_leaves_no_trace(arm, tmp_path):
+  before = random_seeds.dropout
+  losses = first_losses(['loss', arm], tmp_path, dropout_rate=0.3)
+  assert random_seeds.dropout is before
+  assert losses[arm][0] != losses['loss'][0]
   assert losses[arm] == pytest.approx(losses['loss'], rel=0.2)
+
+
+def test_arms_of_other_operations_compute_the_same_step(tmp_path):
+  arms = [
+    'unfused',
+    'library_loss',
+    'library_bias_gradient',
+    'tensor_mask',
+    'einsum_products',
+    'joined_heads',
+  ]
+  before = (
+    fused.gelu,
+    fused.add_bias,
+    transformer_block.TransformerBlock._attend,
+  )
+  losses = first_losses(['loss', *arms], tmp_path, dropout_rate=0.0)
+  assert before == (
+    fused.gelu,
+    fused.add_bias,
+    transformer_block.TransformerBlock._attend,
+  )
+  for arm in arms:
+    assert losses[arm] == pytest.approx(losses['loss'], rel=1e-5)
 
 
 def test_operations_of_stock_bert_are_six_a_multiply_add():

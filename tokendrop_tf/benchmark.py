@@ -27,7 +27,7 @@ from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 import tensorflow as tf
 import tf_keras
 
-from tokendrop_tf import configs, errors, step_arms
+from tokendrop_tf import configs, errors, step_arms, step_profile
 from tokendrop_tf import task as task_lib
 
 SIZES = {  # layers, hidden size, heads
@@ -84,14 +84,7 @@ def time_arms(arguments, config) -> list[dict]:
     of the arm's matrix products, as a share of the peak), `peak_bytes` (`None`
     until measured), `ratio_to_first`; and the peak, in operations a second.
   """
-  steps = {
-    arm: _stepper(
-      step_arms.TrainStep(arm, config),
-      step_arms.make_batch(config, arguments.batch_size, arm),
-      arguments.xla,
-    )
-    for arm in arguments.arms
-  }
+  steps = {arm: _stepper(arm, arguments, config) for arm in arguments.arms}
   product = _peak_product(arguments.precision)
   seconds = {arm: [] for arm in steps}
   peak = 0.0
@@ -105,8 +98,11 @@ def time_arms(arguments, config) -> list[dict]:
   return _summarize(seconds, arguments, config, peak), peak
 
 
-def _stepper(step, batch, xla) -> Callable[[], float]:
-  function = step.function(jit_compile=xla)
+def _stepper(arm, arguments, config) -> Callable[[], float]:
+  """Returns a function that takes a step of an arm and waits for it."""
+  batch = step_arms.make_batch(config, arguments.batch_size, arm)
+  step = step_arms.TrainStep(arm, config)
+  function = step.function(jit_compile=arguments.xla)
   return lambda: function(batch)['loss'].numpy()
 
 
@@ -195,8 +191,7 @@ def _own_memory(arm, arguments, config) -> int:
   this process less what it held before the model was built.
   """
   before = _resident_peak()
-  batch = step_arms.make_batch(config, arguments.batch_size, arm)
-  step = _stepper(step_arms.TrainStep(arm, config), batch, arguments.xla)
+  step = _stepper(arm, arguments, config)
   step()
   step()
   if tf.config.list_physical_devices('GPU'):
@@ -319,6 +314,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     action='store_true',
     help='also time selection and table update alone',
   )
+  parser.add_argument(
+    '--profile',
+    action='store_true',
+    help='also say where the time of the last arm goes',
+  )
   parser.add_argument('--output_json', default='')
   parser.add_argument('--chart', default='', help='a .svg or .png file')
   arguments = parser.parse_args(argv)
@@ -370,6 +370,8 @@ def run(arguments, config) -> dict:
   }
   if arguments.selection:
     results['selection_seconds'] = _report_selection(arguments, config, rows)
+  if arguments.profile:
+    results['profile'] = _report_profile(arguments, config)
   if arguments.chart:
     title = (
       f'{arguments.model}, {arguments.precision}, B {arguments.batch_size}, '
@@ -386,6 +388,17 @@ def _report_selection(arguments, config, rows):
   if 'loss' in by_name:
     print(f'  {100 * selection / by_name["loss"]:.2f} % of the loss step')
   return selection
+
+
+def _report_profile(arguments, config):
+  arm = arguments.arms[-1]
+  step = _stepper(arm, arguments, config)
+  for _ in range(max(arguments.warm_up_steps, 1)):
+    step()
+  times = step_profile.kinds(step_profile.profile(step))
+  print(f'where the threads of {arm} spend their time, by the profiler:')
+  print(step_profile.format_table(times))
+  return {time.name: time.seconds for time in times}
 
 
 def console_main() -> None:

@@ -5,6 +5,7 @@ loaded.
 """
 
 import argparse
+import contextlib
 import difflib
 import functools
 import logging
@@ -133,9 +134,9 @@ def run_main(main, arguments=None):
   except errors.UserError as error:
     print(f'Error: {error}', file=sys.stderr)
     sys.exit(getattr(error, 'code', USER_ERROR_CODE))
-  except Exception:
+  except Exception as error:
     # A reader's error, which TensorFlow has put into words of its own.
-    if (kept := errors.kept()) is None:
+    if (kept := errors.kept(error)) is None:
       raise
     print(f'Error: {kept}', file=sys.stderr)
     sys.exit(USER_ERROR_CODE)
@@ -166,11 +167,18 @@ def silence_xla():
     return
   import tensorflow as tf
 
+  with stderr_shut():
+    tf.function(lambda number: number + 1.0, jit_compile=True)(tf.zeros([]))
+
+
+@contextlib.contextmanager
+def stderr_shut():
+  """Shuts stderr, also for C++, which has messages that nothing turns off."""
   sys.stderr.flush()
   stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
   try:
     os.dup2(nowhere, 2)
-    tf.function(lambda number: number + 1.0, jit_compile=True)(tf.zeros([]))
+    yield
   finally:
     os.dup2(stderr, 2)
     os.close(stderr)

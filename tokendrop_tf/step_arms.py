@@ -18,11 +18,11 @@ from official.modeling import optimization
 from official.nlp.configs import bert, encoders
 from official.nlp.tasks import masked_lm
 
-from tokendrop_tf import configs, step_cost
+from tokendrop_tf import configs, layers, step_cost
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf import task as task_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.layers import fused, random_seeds
+from tokendrop_tf.layers import fused, random_seeds, transformer_block
 
 STOCK = 'stock'
 _SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -86,6 +86,86 @@ def _library_dropout(x, rate, seed):
   )
 
 
+def _separate_add_and_normalize(residual, branch, norm, rate, seed, dtype):
+  return fused._add_and_normalize(
+    residual, branch, norm.gamma, norm.beta, seed, norm.epsilon, rate, dtype
+  )
+
+
+def _library_label_loss(logits, labels):
+  logits = tf.cast(logits, tf.float32)
+  losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+    labels=labels, logits=logits
+  )
+  likeliest = tf.argmax(logits, axis=-1, output_type=tf.int32)
+  return losses, tf.cast(likeliest == labels, tf.float32)
+
+
+class _TensorBias(encoder_lib._AttentionBias):
+  """The mask as a tensor of a number for each query and key."""
+
+  def of_rows(self, num_queries=None, num_keys=None):
+    length = num_queries or self._padding.shape[-1]
+    return _for_queries(super().of_rows(num_queries, num_keys), length)
+
+  def at(self, queries):
+    if queries is None:
+      return self.of_rows()
+    return _for_queries(super().of_rows(), queries.shape[1])
+
+
+def _for_queries(bias, length):
+  """[B, 1, 1, S] -> [B, 1, T, S]"""
+  return tf.tile(bias, [1, 1, length, 1])
+
+
+def _joined_attend(self, query, key_value, attention_bias, seed):
+  """`TransformerBlock._attend` with one product for Q, K and V.
+
+  Queries that differ from the keys, at the crossing and in the last layer, have
+  a product of their own.
+  """
+  attention = self._attention_layer
+  denses = [
+    attention._query_dense,
+    attention._key_dense,
+    attention._value_dense,
+  ]
+  product = transformer_block._matmul
+  if query is key_value:
+    query, key, value = _joined_heads(query, denses)
+  else:
+    query = product.heads(query, denses[0])
+    key, value = _joined_heads(key_value, denses[1:])
+  logits = product.logits(query * self._key_dim**-0.5, key)
+  logits += tf.cast(attention_bias, logits.dtype)
+  probabilities = random_seeds.dropout(
+    tf.nn.softmax(logits), self._attention_dropout_rate, seed
+  )
+  context = product.context(probabilities, value)
+  return product.output(context, attention._output_dense)
+
+
+def _joined_heads(rows, denses):
+  """[B, S, H] -> as many [B, N, S, D]"""
+  kernels = [tf.convert_to_tensor(dense.kernel) for dense in denses]
+  biases = [tf.reshape(dense.bias, [-1]) for dense in denses]
+  width, heads, size = kernels[0].shape
+  joined = tf.concat([tf.reshape(k, [width, -1]) for k in kernels], axis=1)
+  flat = tf.matmul(tf.reshape(rows, [-1, width]), joined)
+  flat = fused.add_bias(flat, tf.concat(biases, axis=0))
+  batch, length = rows.shape[:2]
+  parts = tf.reshape(flat, [batch, length, len(denses), heads, size])
+  return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
+
+
+def _einsum_project(rows, dense, axes):
+  left, contracted = 'abcd'[: rows.shape.rank - axes], 'xy'[:axes]
+  kept = 'uv'[: dense.kernel.shape.rank - axes]
+  equation = f'{left}{contracted},{contracted}{kept}->{left}{kept}'
+  return tf.einsum(equation, rows, dense.kernel) + dense.bias
+
+
 # What an arm changes in the configuration of the run.
 _CHANGES = {
   'none': lambda config: _with_policy(config, 'none'),
@@ -94,8 +174,6 @@ _CHANGES = {
   'random': lambda config: _with_policy(config, 'random'),
   'fixed_order': lambda config: _with_policy(config, 'random'),
   'full_last_layer': lambda config: _with_policy(config, 'loss'),
-  'unfused': lambda config: _with_policy(config, 'loss'),
-  'library_dropout': lambda config: _with_policy(config, 'loss'),
   'no_dropout': _without_dropout,
   'block_diagonal': _with_segments,
   'importance_masking': _with_importance_masking,
@@ -105,11 +183,25 @@ _TASKS = {
   'fixed_order': _FixedOrderTask,
   'full_last_layer': _FullLastLayerTask,
 }
-# What an arm changes in the code while its step is traced.
+# What an arm changes in the code of 'loss' while its step is traced.
 _PATCHES = {
-  'unfused': (fused, 'enabled', False),
-  'library_dropout': (random_seeds, 'dropout', _library_dropout),
+  'unfused': [
+    (fused, 'gelu', lambda x, training=False: fused._gelu(x)),
+    (fused, 'add_and_normalize', _separate_add_and_normalize),
+  ],
+  'library_dropout': [(random_seeds, 'dropout', _library_dropout)],
+  'library_loss': [(layers, 'label_loss', _library_label_loss)],
+  'library_bias_gradient': [(fused, 'add_bias', tf.nn.bias_add)],
+  'tensor_mask': [(encoder_lib, '_AttentionBias', _TensorBias)],
+  'einsum_products': [
+    (transformer_block, '_matmul', transformer_block._einsum),
+    (transformer_block, '_project', _einsum_project),
+  ],
+  'joined_heads': [
+    (transformer_block.TransformerBlock, '_attend', _joined_attend)
+  ],
 }
+_CHANGES |= {arm: _CHANGES['loss'] for arm in _PATCHES}
 DESCRIPTIONS = {
   STOCK: "the Model Garden's BertEncoderV2, BertPretrainerV2 and MaskedLMTask",
   'none': 'ours without dropping',
@@ -120,6 +212,11 @@ DESCRIPTIONS = {
   'full_last_layer': 'loss with a last layer that computes all positions',
   'unfused': 'loss with GELU and normalization as separate operations',
   'library_dropout': "loss with TensorFlow's stateless dropout",
+  'library_loss': "loss with TensorFlow's cross-entropy on float32 logits",
+  'library_bias_gradient': "loss with TensorFlow's gradient of biases",
+  'tensor_mask': 'loss with a mask of a number for each query and key',
+  'einsum_products': 'loss with products as einsums, not of two dimensions',
+  'joined_heads': 'loss with one matrix product for queries, keys and values',
   'no_dropout': 'loss without dropout',
   'block_diagonal': 'loss on rows of several documents that stay apart',
   'importance_masking': 'loss with labels chosen in the step by the table',
@@ -318,17 +415,12 @@ class TrainStep:
 
 @contextlib.contextmanager
 def _patched(arm):
-  """Applies an arm's change of the code; tracing happens inside."""
-  if arm not in _PATCHES:
+  """Applies an arm's changes of the code; tracing happens inside."""
+  with contextlib.ExitStack() as stack:
+    for module, name, value in _PATCHES.get(arm, ()):
+      stack.callback(setattr, module, name, getattr(module, name))
+      setattr(module, name, value)
     yield
-    return
-  module, name, value = _PATCHES[arm]
-  original = getattr(module, name)
-  setattr(module, name, value)
-  try:
-    yield
-  finally:
-    setattr(module, name, original)
 
 
 def operations(arm: str, config: configs.PretrainingTaskConfig) -> int:

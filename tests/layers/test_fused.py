@@ -106,3 +106,23 @@ def test_eager_calls_and_inference_compute_the_same(norm):
   np.testing.assert_allclose(
     fused.gelu(rows), tf.nn.gelu(rows, approximate=True), atol=1e-6
   )
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+def test_the_gradient_of_a_bias_is_the_sum_of_the_rows(dtype):
+  """In bfloat16 a sum in that precision would be off by some tens."""
+  upstream = tf.cast(tf.random.stateless_normal([4096, 8], [1, 2]), dtype)
+  bias = tf.Variable(tf.cast(tf.random.stateless_normal([8], [3, 4]), dtype))
+  rows = tf.zeros([4096, 8], dtype)
+  with tf.GradientTape() as tape:
+    tape.watch(rows)
+    value = fused.add_bias(rows, bias)
+  of_rows, of_bias = tape.gradient(value, [rows, bias], upstream)
+  np.testing.assert_array_equal(value, tf.broadcast_to(bias, [4096, 8]))
+  np.testing.assert_array_equal(of_rows, upstream)
+  exact = tf.reduce_sum(tf.cast(upstream, tf.float64), axis=0)
+  # bfloat16 has 8 bits: sums of some 64 are rounded to 0.25.
+  tolerance = 1e-3 if dtype == tf.float32 else 1.0
+  np.testing.assert_allclose(
+    tf.cast(of_bias, tf.float64), exact, atol=tolerance
+  )

@@ -4,6 +4,8 @@ import tensorflow as tf
 import tf_keras
 from official.nlp.modeling import layers
 
+from tokendrop_tf.layers import fused
+
 
 @tf_keras.utils.register_keras_serializable(package='tokendrop_tf')
 class MaskedLMHead(layers.MaskedLM):
@@ -22,5 +24,5 @@ class MaskedLMHead(layers.MaskedLM):
     rows = tf.reshape(rows, [-1, hidden_size])  # [B * P, H]
     rows = self.layer_norm(self.dense(rows))
     logits = tf.matmul(rows, self.embedding_table, transpose_b=True)
-    logits = tf.nn.bias_add(logits, self.bias)  # [B * P, V]
+    logits = fused.add_bias(logits, self.bias)  # [B * P, V]
     return tf.reshape(logits, tf.concat([num_rows, [self._vocab_size]], 0))

@@ -239,5 +239,5 @@ def _project(rows, dense, axes):
   flat = tf.matmul(
     tf.reshape(rows, [-1, width]), tf.reshape(kernel, [width, -1])
   )
-  flat = tf.nn.bias_add(flat, tf.reshape(dense.bias, [-1]))
+  flat = fused.add_bias(flat, tf.reshape(dense.bias, [-1]))
   return tf.reshape(flat, tf.concat([leading, kernel.shape[axes:]], axis=0))
