@@ -170,6 +170,22 @@ def test_of_a_large_corpus_the_heads_are_checked_at_once(
   )
 
 
+def test_heads_are_checked_alone_for_who_reads_the_rest(
+  numbered_text, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(checks, '_HEAD_BYTES', 1000)
+  monkeypatch.setattr(checks, '_SAMPLE_TOKENS', 1)
+  path = tmp_path / 'a.txt'
+  text = b'n1 n2\n\n' * 1024  # What is read in one step.
+  path.write_bytes(text + b'\xff')
+  config = numbered_text.config(input_path=str(path))
+  head = checks.check_heads(config, numbered_text.vocabulary)
+  assert head.lengths.tolist() == [2] * 1024
+  path.write_bytes(b'\xff' + text)
+  with pytest.raises(errors.DataError, match='line 1, which is not UTF-8'):
+    checks.check_heads(config, numbered_text.vocabulary)
+
+
 def features(rows=9, seq_length=16, slots=3, **changes):
   zeros = np.zeros([rows, seq_length], np.int32)
   values = {

@@ -97,6 +97,23 @@ def test_held_out_documents_are_disjoint_and_complete(tmp_path, every):
   assert sorted(train + valid) == sorted(everything)
 
 
+@pytest.mark.parametrize('every', [0, 3])
+def test_documents_are_read_without_a_graph_too(tmp_path, every):
+  paths = tuple(write(tmp_path / f'{index}.txt') for index in range(2))
+  corpus = corpus_lib.TextCorpus(paths, corpus_lib.HeldOut(every, False))
+  found = itertools.chain.from_iterable(corpus.read())
+  assert [text.decode() for text in found] == read(corpus)
+
+
+def test_what_was_read_ahead_is_used_once(tmp_path, monkeypatch):
+  corpus = corpus_lib.TextCorpus((write(tmp_path / 'a.txt'),))
+  corpus.read_ahead(0)
+  with monkeypatch.context() as patch:
+    patch.setattr(documents, 'read_documents', None)  # No second reading.
+    assert read(corpus) == TEXTS
+  assert read(corpus) == TEXTS
+
+
 def test_every_nth_document_of_a_file_is_held_out(tmp_path):
   path = write(tmp_path / 'a.txt')
   valid = read(corpus_lib.TextCorpus((path,), corpus_lib.HeldOut(10, True)))

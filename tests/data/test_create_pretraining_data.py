@@ -7,7 +7,7 @@ import tensorflow as tf
 from official.nlp.data import pretrain_dataloader
 
 from tokendrop_tf import errors
-from tokendrop_tf.data import create_pretraining_data, loader
+from tokendrop_tf.data import checks, create_pretraining_data, loader
 
 
 def create(numbered_text, output, *flags):
@@ -100,6 +100,20 @@ def test_mistakes_are_named_by_flag(numbered_text, tmp_path, flags, message):
   with pytest.raises(errors.UserError, match=message):
     create(numbered_text, tmp_path / 'part', *flags)
   assert os.listdir(tmp_path) == []
+
+
+def test_bad_text_behind_the_head_is_named(
+  numbered_text, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(checks, '_HEAD_BYTES', 100)
+  monkeypatch.setattr(checks, '_SAMPLE_TOKENS', 1)
+  path = tmp_path / 'a.txt'
+  path.write_bytes(b'n1 n2 n3\n\n' * 3000 + b'\xff')
+  with pytest.raises(errors.DataError) as caught:
+    create(numbered_text, tmp_path / 'part', f'--input={path}')
+  assert f'{path}, line 6001, which is not UTF-8' in str(caught.value)
+  assert 'set --skip_bad_text' in str(caught.value)
+  assert not list(tmp_path.glob('part*'))
 
 
 def test_examples_are_no_text(numbered_text, tmp_path):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tokendrop_tf import errors
 from tokendrop_tf.data import (
   buckets,
+  checks,
   example_bytes,
   examples,
   loader,
@@ -267,5 +268,6 @@ def test_an_output_that_cannot_be_written_is_named(numbered_text, tmp_path):
 
 def test_the_number_of_examples_is_estimated(numbered_text, tmp_path):
   a_job = job(numbered_text, tmp_path, num_epochs=3)
-  estimate = shards.estimate_examples(a_job)
+  head = checks.check_heads(a_job.config, a_job.vocabulary)
+  estimate = shards.estimate_examples(a_job, head)
   assert 0.9 <= estimate / shards.write_shards(a_job).examples <= 1.1

@@ -48,10 +48,39 @@ def check_dataset(
     _check_dataset(config, vocabulary)
 
 
-def _check_dataset(config, vocabulary):
-  words = vocabulary_lib.Vocabulary.from_file(
+def check_heads(
+  config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
+) -> sampling.Head:
+  """Checks a data section and the heads of its text files, of any size.
+
+  For those who then read all of the text, once: what is wrong further on is
+  found there, with the same messages.
+
+  Args:
+    config: the data section, which names text.
+    vocabulary: the vocabulary section.
+
+  Returns:
+    The first documents, tokenised.
+
+  Raises:
+    DataError: as `check_dataset` does.
+  """
+  with errors.as_kept():
+    words = _words(vocabulary)
+    refuse_records(config)
+    _check_settings(config, has_records=False)
+    return _check_rows(config, words, heads_only=True)
+
+
+def _words(vocabulary):
+  return vocabulary_lib.Vocabulary.from_file(
     vocabulary.path, vocabulary.lower_case
   )
+
+
+def _check_dataset(config, vocabulary):
+  words = _words(vocabulary)
   record_files = records.record_files(config)
   _check_settings(config, bool(record_files))
   if record_files:
@@ -116,8 +145,12 @@ def refuse_records(config: configs.PretrainingDataConfig) -> None:
     )
 
 
-def check_text(config: configs.PretrainingDataConfig):
+def check_text(config: configs.PretrainingDataConfig, heads_only: bool = False):
   """Checks the text files that a data section names, and opens its corpus.
+
+  Args:
+    config: the data section.
+    heads_only: reads the head of every file, also of a small corpus.
 
   Raises:
     DataError: naming the first file that is not UTF-8 text.
@@ -125,20 +158,21 @@ def check_text(config: configs.PretrainingDataConfig):
   refuse_records(config)
   corpus = corpus_lib.open_corpus(config)
   if config.input_path:
-    _check_files_are_text(corpus)
+    _check_files_are_text(corpus, heads_only)
   return corpus
 
 
-def _check_rows(config, words):
-  corpus = check_text(config)
+def _check_rows(config, words, heads_only=False):
+  """Checks text, and returns its first documents."""
+  corpus = check_text(config, heads_only)
   sample = sampling.head(corpus, words, _SAMPLE_TOKENS)
   _check_unknown_tokens(corpus, words, config, sample)
   needed = 1 if _fills_up(config) else config.global_batch_size
-  if sampling.rows_of(sample.lengths, config) > needed:
-    return
-  found = _count_rows(corpus, words, config, needed)
-  if found < needed:
-    raise _too_few(config, corpus.name, found, needed)
+  if sampling.rows_of(sample.lengths, config) <= needed:
+    found = _count_rows(corpus, words, config, needed)
+    if found < needed:
+      raise _too_few(config, corpus.name, found, needed)
+  return sample
 
 
 def _fills_up(config) -> bool:
@@ -146,11 +180,11 @@ def _fills_up(config) -> bool:
   return not config.is_training and not config.drop_remainder
 
 
-def _check_files_are_text(corpus):
-  is_large = corpus.num_bytes() > MAX_SCANNED_BYTES
+def _check_files_are_text(corpus, heads_only):
+  heads_only = heads_only or corpus.num_bytes() > MAX_SCANNED_BYTES
   for path in corpus.paths:
     documents.check_file(
-      path, corpus.reading, _HEAD_BYTES if is_large else None
+      path, corpus.reading, _HEAD_BYTES if heads_only else None
     )
 
 

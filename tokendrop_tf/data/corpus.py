@@ -8,17 +8,20 @@ is either class below; both have the same methods.
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from tokendrop_tf import configs, errors
-from tokendrop_tf.data import docstrings, streams, text_files
+from tokendrop_tf.data import ahead, docstrings, streams, text_files
 from tokendrop_tf.data import documents as documents_lib
 
 # Text read to estimate the mean length of a document.
 _SAMPLE_BYTES = 1 << 20
 _SAMPLE_DOCUMENTS = 256
+# Batches of about a megabyte that wait to be asked for.
+_BATCHES_AHEAD = 64
 
 
 def setting_name(config: configs.PretrainingDataConfig, name: str) -> str:
@@ -136,6 +139,9 @@ class TextCorpus:
   paths: tuple[str, ...]
   held_out: HeldOut = HeldOut()
   reading: documents_lib.Reading = documents_lib.Reading()
+  _ahead: dict = dataclasses.field(
+    default_factory=dict, init=False, repr=False, compare=False
+  )
 
   @property
   def num_files(self) -> int:
@@ -159,6 +165,24 @@ class TextCorpus:
     indices = tf.data.Dataset.from_tensor_slices(files)
     indices = indices.filter(lambda file: file >= 0)
     return streams.skip_rows(indices.flat_map(self._file_documents), skip)
+
+  def read(self) -> Iterator[np.ndarray]:
+    """Yields what `documents` has, from the beginning, without a graph."""
+    for number, path in enumerate(self.paths):
+      for first, texts in self._read(path.encode()):
+        yield np.asarray(self.held_out.select(number + first, texts))
+
+  def read_ahead(self, file: int) -> None:
+    """Begins to read a file before its documents are asked for.
+
+    Whoever asks for them first gets what has been read.
+
+    Args:
+      file: number of the file.
+    """
+    path = self.paths[file]
+    documents = documents_lib.read_documents(path, self.reading)
+    self._ahead[path] = ahead.Ahead(documents, _BATCHES_AHEAD)
 
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the head of the corpus."""
@@ -196,8 +220,12 @@ class TextCorpus:
   def _read(self, path: bytes):
     """Yields (number of the first, documents), of one file."""
     first = 0
+    path = path.decode()
+    documents = self._ahead.pop(path, None)
     try:
-      for batch in documents_lib.read_documents(path.decode(), self.reading):
+      for batch in documents or documents_lib.read_documents(
+        path, self.reading
+      ):
         yield first, np.array(batch, dtype=object)
         first += len(batch)
     except errors.UserError as error:
@@ -291,6 +319,13 @@ class TfdsCorpus:
     texts = self._texts(first).batch(_SAMPLE_DOCUMENTS)
     starts = tf.data.Dataset.counter(start=first, step=_SAMPLE_DOCUMENTS)
     return tf.data.Dataset.zip(starts, texts).map(self.held_out.select)
+
+  def read(self) -> Iterator[np.ndarray]:
+    """Yields what `documents` has, from the beginning."""
+    return self.documents().as_numpy_iterator()
+
+  def read_ahead(self, file: int) -> None:
+    """Does nothing: TFDS reads as it likes."""
 
   def mean_document_bytes(self) -> int:
     """Estimates the mean length of a document from the first ones."""

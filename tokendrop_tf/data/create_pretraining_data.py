@@ -70,8 +70,7 @@ def _goes_on(job, num_processes) -> bool:
 
 
 def _write(job: shards.ShardJob, num_processes: int) -> shard_index.ShardIndex:
-  estimate = shards.estimate_examples(job)
-  with tqdm.tqdm(total=estimate, unit=' examples', smoothing=0.05) as bar:
+  with tqdm.tqdm(total=job.estimate, unit=' examples', smoothing=0.05) as bar:
     index = shards.write_shards(job, num_processes, bar.update)
     bar.total = index.examples  # The estimate has served.
     bar.refresh()

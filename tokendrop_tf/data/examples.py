@@ -195,6 +195,10 @@ class ExampleMaker:
       self.mask, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
+  def read_ahead(self) -> None:
+    """Begins to read the file that the first epoch begins with."""
+    self.corpus.read_ahead(self._lanes()[0, 0])
+
   def plan(self) -> Plan:
     """Returns what must be known to make windows and blocks apart."""
     lanes = tuple(map(tuple, self._lanes().tolist()))

@@ -80,6 +80,8 @@ def lane_start(start: Start, lane, is_here):
 
 def if_here(number: int, is_here):
   """Returns a number of a `Start` in its own epoch, and 0 in others, int64."""
+  if not number:
+    return 0  # Of no tensor it is known when the graph is built.
   return tf.where(is_here, tf.constant(number, tf.int64), 0)
 
 

@@ -91,7 +91,7 @@ def head(corpus, words, most_tokens: int) -> Head:
   """
   tokenizer = words.tokenizer()
   lengths, unknown, size, tokens = [np.zeros([0], np.int64)], 0, 0, 0
-  for texts in corpus.documents():
+  for texts in corpus.read():
     ids = tokenizer.tokenize(texts)
     lengths.append(ids.row_lengths().numpy())
     unknown += int(tf.math.count_nonzero(ids.flat_values == words.unk_id))

@@ -1,6 +1,7 @@
 """Flags of the tools that write examples, and the job that they stand for."""
 
 import argparse
+import dataclasses
 import math
 
 from tokendrop_tf import command_line, configs, errors
@@ -100,9 +101,10 @@ def job(flags: argparse.Namespace) -> shards.ShardJob:
     UserError: if the corpus or the vocabulary cannot be used.
   """
   described = _described(flags)
-  checks.refuse_records(described.config)
-  checks.check_dataset(described.config, described.vocabulary)
-  return with_shards(described, shards.estimate_examples(described))
+  head = checks.check_heads(described.config, described.vocabulary)
+  estimate = shards.estimate_examples(described, head)
+  described = dataclasses.replace(described, estimate=estimate)
+  return with_shards(described, estimate)
 
 
 def _described(flags) -> shards.ShardJob:

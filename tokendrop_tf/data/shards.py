@@ -35,8 +35,6 @@ from tokendrop_tf.data import (
 from tokendrop_tf.data import corpus as corpus_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
-# Text from which the number of examples is estimated.
-_SAMPLE_TOKENS = 1 << 20
 # Masked blocks that wait to be written.
 _BLOCKS_AHEAD = 4
 
@@ -52,6 +50,7 @@ class ShardJob:
     output: files are `OUTPUT-00000-of-000NN.tfrecord`, with `.gz` if gzip.
     num_shards: number of files.
     gzip: whether they are compressed.
+    estimate: about how many examples there are; 0 if that is not known.
   """
 
   config: configs.PretrainingDataConfig
@@ -59,6 +58,7 @@ class ShardJob:
   output: str
   num_shards: int = 1
   gzip: bool = False
+  estimate: int = 0
 
   def path(self, shard: int) -> str:
     """Returns the name of a finished shard."""
@@ -222,6 +222,8 @@ def scatter_share(job: ShardJob, index: int, num_shares: int) -> Iterator[int]:
   epoch, block = scatter.next_block
   if scatter.examples:
     yield scatter.examples
+  else:
+    maker.read_ahead()  # While the graph is built.
   with scatter:
     masked = _masked_blocks(job, maker, epoch, block, index, num_shares)
     for epoch, block, keys, tokens, features in masked.as_numpy_iterator():
@@ -400,17 +402,18 @@ def _gather(messages, processes) -> Iterator[int]:
       yield message
 
 
-def estimate_examples(job: ShardJob) -> int:
-  """Estimates the number of examples from the beginning of the corpus."""
+def estimate_examples(job: ShardJob, head: sampling.Head) -> int:
+  """Estimates the number of examples from the beginning of the corpus.
+
+  Args:
+    job: what is written.
+    head: the first documents, e.g. of `checks.check_heads`.
+  """
   config = job.config
-  words = vocabulary_lib.Vocabulary.from_file(
-    job.vocabulary.path, job.vocabulary.lower_case
-  )
-  corpus = corpus_lib.open_corpus(config)
-  sample = sampling.head(corpus, words, _SAMPLE_TOKENS)
-  rows = max(sampling.rows_of(sample.lengths, config), 1)
-  share = rows / max(sample.num_bytes, 1)
+  rows = max(sampling.rows_of(head.lengths, config), 1)
+  share = rows / max(head.num_bytes, 1)
   if config.held_out_documents:
     one = 1 / config.held_out_documents
     share *= (1 - one) if config.is_training else one
-  return int(share * corpus.num_bytes()) * max(config.num_epochs, 1)
+  num_bytes = corpus_lib.open_corpus(config).num_bytes()
+  return int(share * num_bytes) * max(config.num_epochs, 1)
