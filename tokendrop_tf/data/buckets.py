@@ -68,7 +68,10 @@ class WorkFolder:
     """Returns the examples of a shard in order, and their tokens."""
     found = []
     for path in self._buckets(shard):
-      found += _read_bucket(path)
+      with open(path, 'rb') as file:
+        while header := file.read(_HEADER.size):
+          key, tokens, size = _HEADER.unpack(header)
+          found.append((key, file.read(size), tokens))
     found.sort()
     return [example for _, example, _ in found], sum(
       tokens for *_, tokens in found
@@ -112,19 +115,6 @@ class WorkFolder:
       for name in sorted(os.listdir(self.path))
       if name.startswith(prefix)
     ]
-
-
-def _read_bucket(path: str) -> list[tuple[int, bytes, int]]:
-  """Returns random number, example and tokens of all in a bucket."""
-  with open(path, 'rb') as file:
-    data = file.read()
-  found, place = [], 0
-  while place < len(data):
-    key, tokens, size = _HEADER.unpack_from(data, place)
-    place += _HEADER.size
-    found.append((key, data[place : place + size], tokens))
-    place += size
-  return found
 
 
 class Scatter:

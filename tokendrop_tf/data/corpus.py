@@ -20,7 +20,7 @@ from tokendrop_tf.data import documents as documents_lib
 # Text read to estimate the mean length of a document.
 _SAMPLE_BYTES = 1 << 20
 _SAMPLE_DOCUMENTS = 256
-# Batches of about a megabyte that wait to be asked for.
+# Batches of about a megabyte, which a window of documents has.
 _BATCHES_AHEAD = 64
 
 

@@ -270,7 +270,10 @@ def _masked_blocks(
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
   )
-  return masked.prefetch(_BLOCKS_AHEAD)
+  options = tf.data.Options()
+  # They take longer than what they save of an hour.
+  options.experimental_optimization.apply_default_optimizations = False
+  return masked.prefetch(_BLOCKS_AHEAD).with_options(options)
 
 
 def masked_block(
