@@ -26,6 +26,8 @@ class TrainingError(UserError):
 
 # The last error of a Python function inside tf.data.
 _kept: list[UserError] = []
+# Between these stands what TensorFlow's own operations say to the user.
+BEGIN_OF_MESSAGE, END_OF_MESSAGE = '<user error>', '</user error>'
 
 
 def keep(error: UserError) -> None:
@@ -33,9 +35,20 @@ def keep(error: UserError) -> None:
   _kept[:] = [error]
 
 
-def kept() -> UserError | None:
-  """Returns the error that was kept last, once."""
-  return _kept.pop() if _kept else None
+def kept(error: Exception | None = None) -> UserError | None:
+  """Returns the error that was kept last, once, or that `error` tells of."""
+  return _kept.pop() if _kept else _told(str(error))
+
+
+def _told(text: str) -> DataError | None:
+  """Returns the error whose message stands within another one."""
+  _, begin, text = text.partition(BEGIN_OF_MESSAGE)
+  message, end, _ = text.partition(END_OF_MESSAGE)
+  if not begin or not end:
+    return None
+  # TensorFlow writes quotes and bytes beyond ASCII as C does.
+  message = message.encode().decode('unicode_escape').encode('latin-1')
+  return DataError(message.decode(errors='replace'))
 
 
 @contextlib.contextmanager
@@ -53,7 +66,7 @@ def as_kept() -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    if found := kept():
+    if found := kept(error):
       raise found from error
     raise
 

@@ -9,6 +9,7 @@ from tokendrop_tf.data import (
   checks,
   loader,
   records,
+  shard_blocks,
   shard_index,
   shard_writer,
   shards,
@@ -68,24 +69,7 @@ def test_the_index_tells_what_lies_where(written):
     assert shard_index.file_crc32(path) == shard.crc32
     assert sum(examples for examples, *_ in shard.blocks) == shard.examples
     assert len(shard.blocks) > 2
-    everything = [
-      record.numpy() for record in tf.data.TFRecordDataset(path, 'GZIP')
-    ]
-    for skip in (0, 1, 15, 16, 40, shard.examples):
-      found = sum(shard_index.read_blocks(path, shard, skip), [])
-      assert found == everything[skip:]
   assert shard_index.ShardIndex.load(written.path) == written
-
-
-def test_what_comes_before_is_not_read(written, copied):
-  """Damage in the first blocks does not matter to who begins behind them."""
-  entry = written.shards[0]
-  flip_byte(copied[0], 5)
-  blocks = shard_index.read_blocks(copied[0], entry, entry.blocks[0][0])
-  assert len(list(blocks)) == len(entry.blocks) - 1
-  with pytest.raises(errors.DataError, match='bytes from 0') as caught:
-    list(shard_index.read_blocks(copied[0], entry))
-  assert f'{copied[0]}, with another checksum' in str(caught.value)
 
 
 def test_a_missing_shard_is_named(numbered_text, copied):
@@ -137,7 +121,7 @@ def test_counts_come_from_the_index(numbered_text, written, monkeypatch):
   def read(*arguments):
     raise AssertionError('A file was read.')
 
-  monkeypatch.setattr(shard_index, 'read_blocks', read)
+  monkeypatch.setattr(shard_blocks.BlockReader, 'part', read)
   monkeypatch.setattr(records, '_count', read)
   paths = [
     os.path.join(os.path.dirname(written.path), shard.name)

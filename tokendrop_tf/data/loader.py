@@ -6,6 +6,7 @@ from tokendrop_tf import configs
 from tokendrop_tf.data import corpus as corpus_lib
 from tokendrop_tf.data import (
   examples,
+  lanes,
   native_text,
   positions,
   records,
@@ -62,16 +63,20 @@ def load_dataset(
   )
   context = input_context or tf.distribute.InputContext()
   first_row = first_batch * config.global_batch_size
-  if first_row and counts is None:
-    counts = count_rows(config, vocabulary)
-  if files := records.record_files(config):
-    rows = _recorded(files, config, first_row, counts)
+  files = records.record_files(config)
+  if shards := _shards_in_parts(files, config):
+    batches = _own_part(shards, config, context, first_batch, words.pad_id)
   else:
-    rows = _live(config, words, first_row, counts)
-  if config.is_training and config.tf_data_service_address:
-    batches = _served(rows, config, context, first_batch)
-  else:
-    batches = _batch(rows, config, context, words.pad_id)
+    if first_row and counts is None:
+      counts = count_rows(config, vocabulary)
+    if files:
+      rows = _recorded(files, config, first_row, counts)
+    else:
+      rows = _live(config, words, first_row, counts)
+    if _is_served(config):
+      batches = _served(rows, config, context, first_batch)
+    else:
+      batches = _batch(rows, config, context, words.pad_id)
   if config.is_training and not config.num_epochs:
     # Strategies over several processes give what may end no static shapes.
     batches = batches.apply(
@@ -158,7 +163,7 @@ def _source_files(config) -> tuple[str, ...]:
 def _live(config, words, first_row, counts) -> tf.data.Dataset:
   """Returns examples made from text, from row `first_row` of the run on."""
   corpus = corpus_lib.open_corpus(config)
-  if config.is_training and config.tf_data_service_address:
+  if _is_served(config):
     corpus = native_text.of(corpus, 'train_data.tf_data_service_address')
   maker = examples.ExampleMaker(corpus, words, config)
   epoch, row, start = 0, 0, positions.BEGINNING
@@ -189,25 +194,63 @@ def _epochs_left(config, epoch) -> int | None:
   return None if config.is_training else 1
 
 
+def _is_served(config) -> bool:
+  """Whether other machines make the batches."""
+  return config.is_training and bool(config.tf_data_service_address)
+
+
+def _shards_in_parts(files, config) -> lanes.LaneReader | None:
+  """Returns the reader of indexed shards; `None` where one stream is read."""
+  if not files or not config.is_training or _is_served(config):
+    return None
+  blocks = records.RecordReader(files, config).blocks_of_shards
+  if blocks is None or not blocks.num_rows:
+    return None
+  return lanes.LaneReader(blocks, config)
+
+
+def _own_part(shards, config, context, first_batch, pad_id):
+  """Returns batches from shards, reading this pipeline's rows alone."""
+  slots = _slots(config, context)
+  batches = shards.batches(first_batch, slots).map(
+    lambda rows: _of_size(
+      records.parse(rows, config), len(slots), config, pad_id
+    ),
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+  return _for_replicas(batches, config, context)
+
+
 def _batch(rows, config, context, pad_id):
   """Cuts rows into global batches, and this pipeline's rows out of them."""
+  size, slots = config.global_batch_size, _slots(config, context)
+  batches = rows.rebatch(size, drop_remainder=config.drop_remainder).map(
+    lambda batch: _of_size(batch, size, config, pad_id)
+  )
+  if len(slots) < size:
+    mine = tf.range(slots.start, slots.stop)
+    batches = batches.map(
+      lambda batch: tf.nest.map_structure(lambda x: tf.gather(x, mine), batch)
+    )
+  return _for_replicas(batches, config, context)
+
+
+def _slots(config, context) -> range:
+  """Returns which rows of every global batch this pipeline gives."""
   size = config.global_batch_size
-  batches = rows.rebatch(size, drop_remainder=config.drop_remainder)
-  if not config.drop_remainder:
-    batches = batches.map(lambda batch: _fill_up(batch, size, pad_id))
   if context.num_replicas_in_sync == 1:
-    return batches
+    return range(size)
   share = size // context.num_input_pipelines
   begin = share * context.input_pipeline_id
-  mine = tf.range(begin, begin + share)
-  shares = batches.map(
-    lambda batch: {
-      name: tf.gather(tensor, mine) for name, tensor in batch.items()
-    }
-  )
-  return shares.rebatch(
-    context.get_per_replica_batch_size(size), drop_remainder=True
-  )
+  return range(begin, begin + share)
+
+
+def _for_replicas(batches, config, context):
+  """Cuts this pipeline's rows of global batches into batches of a replica."""
+  if context.num_replicas_in_sync == 1:
+    return batches
+  size = context.get_per_replica_batch_size(config.global_batch_size)
+  return batches.rebatch(size, drop_remainder=True)
 
 
 def _served(rows, config, context, first_batch):
@@ -221,14 +264,15 @@ def _served(rows, config, context, first_batch):
   return service.distribute(batches, config, job)
 
 
-def _fill_up(batch, num_rows, pad_id):
-  """Appends rows of [PAD] and weight 0 up to `num_rows`."""
+def _of_size(batch, num_rows, config, pad_id):
+  """Returns a batch of `num_rows` rows; what lacks is [PAD] of weight 0."""
   missing = num_rows - tf.shape(batch['input_word_ids'])[0]
 
   def fill(name, tensor):
     value = pad_id if name == 'input_word_ids' else 0
-    padded = tf.pad(tensor, [[0, missing], [0, 0]], constant_values=value)
-    return tf.ensure_shape(padded, [num_rows, tensor.shape[1]])
+    if not config.drop_remainder:
+      tensor = tf.pad(tensor, [[0, missing], [0, 0]], constant_values=value)
+    return tf.ensure_shape(tensor, [num_rows, tensor.shape[1]])
 
   return {name: fill(name, tensor) for name, tensor in batch.items()}
 

@@ -7,13 +7,11 @@ every block is checked as it is read.
 """
 
 import dataclasses
-import gzip
 import json
 import os
 import re
-import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -24,10 +22,11 @@ SUFFIX = '.index.json'
 _FORMAT = 1
 _SHARD_NAME = re.compile(r'(?s)(.*)-(\d{5,})-of-(\d{5,})(\.tfrecord(?:\.gz)?)')
 _CHUNK_BYTES = 1 << 22
-# Of a TFRecord: length, its checksum; after the data another checksum.
-_HEADER = struct.Struct('<QI')
-_FOOTER_BYTES = 4
-FRAME_BYTES = _HEADER.size + _FOOTER_BYTES
+# The message about a shard (1) and what is wrong with it (2).
+ALTERED = (
+  'A shard must be what its index says. Received: %s, %s. Restore it or write '
+  'the shards anew; if it is meant to differ, remove the index.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,56 +189,5 @@ def file_crc32(path: str) -> int:
   return checksum
 
 
-def read_blocks(
-  path: str, entry: ShardEntry, skip: int = 0
-) -> Iterator[list[bytes]]:
-  """Yields the examples of a shard, serialized, block by block.
-
-  Args:
-    path: the file.
-    entry: what the index says of it.
-    skip: examples to leave out; blocks before them are not read.
-
-  Raises:
-    DataError: if a block is not what was written.
-  """
-  offset = 0
-  with tf.io.gfile.GFile(path, 'rb') as file:
-    for examples, size, checksum in entry.blocks:
-      if skip >= examples:
-        skip -= examples
-        offset += size
-        continue
-      file.seek(offset)
-      data = file.read(size)
-      if zlib.crc32(data) != checksum:
-        raise _altered(
-          path, f'with another checksum in the {size} bytes from {offset}'
-        )
-      yield _split(gzip.decompress(data) if _is_gzip(data) else data)[skip:]
-      skip = 0
-      offset += size
-
-
-def _is_gzip(data: bytes) -> bool:
-  # A plain block begins with the length of a record, which is no such number.
-  return data[:3] == b'\x1f\x8b\x08'
-
-
-def _split(data: bytes) -> list[bytes]:
-  """Returns the records of a plain block."""
-  records, offset = [], 0
-  while offset < len(data):
-    size, _ = _HEADER.unpack_from(data, offset)
-    offset += _HEADER.size
-    records.append(data[offset : offset + size])
-    offset += size + _FOOTER_BYTES
-  return records
-
-
 def _altered(path, how) -> errors.DataError:
-  return errors.DataError(
-    'A shard must be what its index says. Received: '
-    f'{path}, {how}. Restore it or write the shards anew; if it is meant to '
-    'differ, remove the index.'
-  )
+  return errors.DataError(ALTERED % (path, how))

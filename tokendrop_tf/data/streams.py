@@ -59,6 +59,14 @@ def side_by_side(open_lane, num_lanes: int, rows: int) -> tf.data.Dataset:
   """
   if num_lanes == 1:
     return open_lane(tf.constant(0, tf.int64)).rebatch(rows)
+  windows = endless_side_by_side(open_lane, num_lanes, rows)
+  return windows.take_while(lambda window: tf.size(window) > 0)
+
+
+def endless_side_by_side(
+  open_lane, num_lanes: int, rows: int
+) -> tf.data.Dataset:
+  """Does what `side_by_side` does; behind the end all windows are empty."""
   nothing = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
   parts = tf.data.Dataset.range(num_lanes).interleave(
     lambda lane: open_lane(lane).rebatch(rows).concatenate(nothing),
@@ -67,8 +75,7 @@ def side_by_side(open_lane, num_lanes: int, rows: int) -> tf.data.Dataset:
     num_parallel_calls=num_lanes,
     deterministic=True,
   )
-  windows = parts.ragged_batch(num_lanes).map(lambda ragged: ragged.values)
-  return windows.take_while(lambda window: tf.size(window) > 0)
+  return parts.ragged_batch(num_lanes).map(lambda ragged: ragged.values)
 
 
 def in_parts(batch, rows: int) -> tf.data.Dataset:
