@@ -59,6 +59,25 @@ class TestRefusals:
     assert 'must not delete a run' in message
     assert 'params.yaml' in listing(model_dir)
 
+  def test_only_an_export_is_overwritten(self, tmp_path):
+    runs = tmp_path / 'runs'
+    (runs / 'a').mkdir(parents=True)
+    (runs / 'a' / 'params.yaml').write_text('')
+    (runs / 'thesis.tex').write_text('mine')
+    with pytest.raises(errors.UserError) as caught:
+      command.check_output(str(runs), '/elsewhere/run', True)
+    message = str(caught.value)
+    assert '--overwrite replaces an earlier export' in message
+    assert f'--output_dir={runs}, which has no export.json' in message
+
+  def test_a_run_inside_an_export_is_kept(self, tmp_path):
+    (tmp_path / 'export.json').write_text('{}')
+    command.check_output(str(tmp_path), '/elsewhere/run', True)
+    (tmp_path / 'sweep' / 'run').mkdir(parents=True)
+    (tmp_path / 'sweep' / 'run' / 'params.yaml').write_text('')
+    with pytest.raises(errors.UserError, match='must not delete a run'):
+      command.check_output(str(tmp_path), '/elsewhere/run', True)
+
   def test_a_file_is_no_folder(self, model_dir, tmp_path):
     output = tmp_path / 'file'
     output.write_text('')

@@ -128,7 +128,7 @@ def check_output(output_dir: str, model_dir: str, overwrite: bool) -> None:
 
   Raises:
     ConfigurationError: if it is a file, holds something and `overwrite` is
-      not given, or holds the run or another one.
+      not given, holds the run or another one, or is no earlier export.
   """
   if tf.io.gfile.exists(output_dir) and not tf.io.gfile.isdir(output_dir):
     raise errors.ConfigurationError(
@@ -143,13 +143,24 @@ def check_output(output_dir: str, model_dir: str, overwrite: bool) -> None:
       f'{output_dir}, which is not. Pass --overwrite to replace it, or another '
       '--output_dir.'
     )
-  if run_folder.has_configuration(output_dir) or _is_within(
-    model_dir, output_dir
-  ):
+  if _is_within(model_dir, output_dir):
+    raise _holds_run(output_dir)
+  if not tf.io.gfile.exists(os.path.join(output_dir, init_weights.EXPORT_FILE)):
     raise errors.ConfigurationError(
-      '--overwrite must not delete a run. Received: --output_dir='
-      f'{output_dir}, which holds one. Pass another --output_dir.'
+      '--overwrite replaces an earlier export and nothing else. Received: '
+      f'--output_dir={output_dir}, which has no {init_weights.EXPORT_FILE}. '
+      'Pass another --output_dir.'
     )
+  for folder, _, _ in tf.io.gfile.walk(output_dir):
+    if run_folder.has_configuration(folder):
+      raise _holds_run(output_dir)
+
+
+def _holds_run(output_dir):
+  return errors.ConfigurationError(
+    '--overwrite must not delete a run. Received: --output_dir='
+    f'{output_dir}, which holds one. Pass another --output_dir.'
+  )
 
 
 def _is_within(path, folder):
@@ -234,7 +245,7 @@ def _parse(arguments):
   parser.add_argument(
     '--overwrite',
     action='store_true',
-    help='Replace --output_dir, whatever it holds but a run.',
+    help='Replace --output_dir, an earlier export.',
   )
   parser.add_argument(
     '--vocabulary',
