@@ -247,6 +247,27 @@ def test_reading_needs_no_python(shards, numbered_text):
     assert not service._local_operations(batches)
 
 
+def test_a_data_service_reads_indexed_shards(shards, load):
+  """In passes of its own: every record once in each."""
+  dispatcher = service.start(service.parse_flags(['--host=localhost']))
+  address = service.address_of(dispatcher)
+  worker = service.start(
+    service.parse_flags([f'--dispatcher={address}', '--host=localhost'])
+  )
+  try:
+    config = section(
+      shards,
+      tf_data_service_address=address,
+      num_epochs=6,
+      drop_remainder=True,
+    )
+    rows = rows_of(load(config))
+    assert sorted(rows) == sorted(6 * list(range(NUM_ROWS)))
+  finally:
+    worker._stop()
+    dispatcher._stop()
+
+
 def test_validation_keeps_the_order_of_the_shards(shards, load):
   config = section(shards, is_training=False, num_epochs=0)
   for pipelines in (1, 3):

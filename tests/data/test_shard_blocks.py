@@ -57,9 +57,9 @@ def read(shards):
 def test_any_range_is_read(read, examples):
   ends = np.cumsum(SIZES)
   assert read(0, ends[-1]) == examples
-  borders = [0, 1, 15, 16, 17, 40, *ends[:2] - 1, *ends[:2], ends[-1]]
+  borders = [0, 15, 16, *ends[:2] - 1, *ends[:2], ends[-1]]
   for first in borders:
-    for last in (first, first + 1, first + 33, ends[-1]):
+    for last in (first + 1, first + 33):
       last = min(last, ends[-1])
       assert read(first, last) == examples[first:last]
 
