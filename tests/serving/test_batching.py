@@ -45,7 +45,9 @@ def run_all(recorder, requests, **settings):
     ]
     await asyncio.sleep(0.02)
     recorder.may_run.set()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
+    results = await asyncio.wait_for(
+      asyncio.gather(*tasks, return_exceptions=True), 30
+    )
     await batcher.close()
     return [
       result['y'].tolist() if isinstance(result, dict) else result
@@ -101,6 +103,56 @@ def test_a_request_that_fails_fails_alone():
   assert results[0] == [2]
   assert str(results[1]) == 'negative'
   assert results[2] == [6]
+
+
+@pytest.mark.parametrize(
+  ('malformed', 'shape'),
+  [(np.float32(3.0), '[]'), (np.zeros([2, 5]), '[2, 5]')],
+)
+def test_a_malformed_output_fails_alone_and_the_next_is_answered(
+  malformed, shape
+):
+  class Malformed(Recorder):
+    def __call__(self, signature, inputs):
+      outputs = super().__call__(signature, inputs)
+      return {'y': malformed} if signature == 'bad' else outputs
+
+  requests = [('bad', inputs_of(1)), ('', inputs_of(2)), ('', inputs_of(3))]
+  bad, *good = run_all(Malformed(), requests)
+  assert bad.http_status == 500
+  assert "Output 'y' of the model must have a row for each of 1 in" in str(bad)
+  assert str(bad).endswith(f'Received: shape {shape}')
+  assert good == [[4], [6]]
+
+
+def test_a_batch_that_cannot_be_put_together_fails_alone(monkeypatch):
+  def no_memory(arrays):
+    raise MemoryError('no room')
+
+  async def run():
+    batcher = batching.Batcher(Recorder(), batching.BatchingSettings())
+    with monkeypatch.context() as patch:
+      patch.setattr(batching.np, 'concatenate', no_memory)
+      with pytest.raises(MemoryError, match='no room'):
+        await asyncio.wait_for(batcher.submit('', inputs_of(1)), 5)
+    answer = await asyncio.wait_for(batcher.submit('', inputs_of(2)), 5)
+    await batcher.close()
+    return answer['y'].tolist()
+
+  assert asyncio.run(run()) == [4]
+
+
+def test_a_loop_that_has_ended_is_begun_anew():
+  async def run():
+    batcher = batching.Batcher(Recorder(), batching.BatchingSettings())
+    await batcher.submit('', inputs_of(1))
+    batcher._loop_task.cancel()
+    await asyncio.sleep(0.01)
+    answer = await asyncio.wait_for(batcher.submit('', inputs_of(2)), 5)
+    await batcher.close()
+    return answer['y'].tolist()
+
+  assert asyncio.run(run()) == [4]
 
 
 def test_requests_beyond_the_queue_are_refused():

@@ -83,7 +83,7 @@ class Batcher:
     waiting = self._num_waiting_rows
     if waiting and waiting + num_rows > self._settings.max_queued_rows:
       raise status.RequestError(_QUEUE_FULL, 503)
-    if self._loop_task is None:
+    if self._loop_task is None or self._loop_task.done():
       self._loop_task = asyncio.create_task(self._run_batches())
     step = self._settings.max_batch_size
     tasks = [
@@ -146,22 +146,30 @@ class Batcher:
     return batch
 
   async def _answer(self, batch: list[_Task]):
+    # Nothing that a model does may end the loop: all requests wait for it.
+    try:
+      parts = await self._compute(batch)
+    except Exception as error:
+      await self._answer_failed(batch, error)
+      return
+    for task, outputs in zip(batch, parts):
+      _resolve(task, outputs)
+
+  async def _compute(self, batch) -> list[Arrays]:
+    """Returns the outputs of every task."""
     inputs = {
       name: np.concatenate([task.inputs[name] for task in batch])
       for name in batch[0].inputs
     }
-    try:
-      outputs = await asyncio.get_running_loop().run_in_executor(
-        self._thread, self._run, batch[0].signature, inputs
-      )
-    except Exception as error:
-      await self._answer_failed(batch, error)
-      return
-    start = 0
-    for task in batch:
-      rows = slice(start, start + task.num_rows)
-      start += task.num_rows
-      _resolve(task, {name: value[rows] for name, value in outputs.items()})
+    outputs = await asyncio.get_running_loop().run_in_executor(
+      self._thread, self._run, batch[0].signature, inputs
+    )
+    ends = np.cumsum([task.num_rows for task in batch])
+    _check_rows(outputs, ends[-1])
+    return [
+      {n: value[end - task.num_rows : end] for n, value in outputs.items()}
+      for task, end in zip(batch, ends)
+    ]
 
   async def _answer_failed(self, batch, error):
     if len(batch) > 1:
@@ -176,6 +184,16 @@ class Batcher:
       self._loop_task.cancel()
       await asyncio.gather(self._loop_task, return_exceptions=True)
     self._thread.shutdown(wait=True)
+
+
+def _check_rows(outputs, num_rows):
+  for name, value in outputs.items():
+    if not value.ndim or len(value) != num_rows:
+      raise status.RequestError(
+        f'Output {name!r} of the model must have a row for each of {num_rows} '
+        f'inputs. Received: shape {list(value.shape)}',
+        500,
+      )
 
 
 def _resolve(task, outputs):
