@@ -26,6 +26,7 @@ from official.modeling import performance
 from orbit import controller as orbit_controller
 
 from tokendrop_tf import (
+  agreement,
   checkpoints,
   command_line,
   errors,
@@ -263,35 +264,26 @@ class Trainer(base_trainer.Trainer):
   @property
   def has_workers(self):
     """Whether other processes take the same steps."""
-    return self.strategy.extended._in_multi_worker_mode()  # pylint: disable=protected-access
+    return agreement.has_others(self.strategy)
 
   def _agree_to_stop(self):
     """Raises `Stopped` on all workers at the same step."""
     request = self.stop_request
     if self.has_workers:
       number = request.signal_number or 0
-      numbers = self._over_workers(tf.distribute.ReduceOp.SUM, number)
-      if not numbers:
+      if not any(agreement.of_each(self.strategy, number)):
         return  # A signal that came meanwhile waits for the next time.
       request.signal_number = request.signal_number or signal.SIGTERM
     request.check()
 
   def wait_for_workers(self):
     """Returns once all workers have come here."""
-    if self.has_workers:
-      self._over_workers(tf.distribute.ReduceOp.SUM, 0)
+    agreement.of_each(self.strategy, 0)
 
   def _choose_slice(self, seconds_per_step):
-    if self.has_workers:
-      seconds_per_step = self._over_workers(
-        tf.distribute.ReduceOp.MEAN, seconds_per_step
-      )
+    seconds_per_step = max(agreement.of_each(self.strategy, seconds_per_step))
     steps = int(SECONDS_PER_SLICE / max(seconds_per_step, 1e-6))
     self._slice_steps = max(steps, 1)
-
-  def _over_workers(self, reduction, number):
-    values = self.strategy.run(lambda: tf.constant(number, tf.float32))
-    return float(self.strategy.reduce(reduction, values, axis=None))
 
 
 class Controller(orbit.Controller):
@@ -349,7 +341,10 @@ class Controller(orbit.Controller):
     """Returns whether the run ended between a checkpoint and its validation."""
     step = self._step()
     is_due = step and (step % eval_interval == 0 or step >= train_steps)
-    return is_due and not self._report.has_validation(step)
+    # The chief alone has the history.
+    return is_due and agreement.of_chief(
+      self.strategy, not self._report.has_validation(step)
+    )
 
   def evaluate_continuously(self, steps=-1, timeout=None, timeout_fn=None):
     """Evaluates every new checkpoint; ends with that of the last step."""

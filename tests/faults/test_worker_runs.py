@@ -21,6 +21,8 @@ BATCHES = (
   'train_data.global_batch_size = 12',
   'validation_data.global_batch_size = 36',
 )
+# Every checkpoint is of a step that is validated, too, as it is by default.
+INTERVALS = ('trainer.validation_interval = 10',)
 # So that the replicas differ in nothing but the order of sums.
 NO_DROPOUT = ('model.dropout_rate = 0.0', 'model.attention_dropout_rate = 0.0')
 
@@ -64,7 +66,7 @@ def alone(split_corpus, tmp_path_factory):
   run = harness.TinyRun(
     split_corpus,
     tmp_path_factory.mktemp('alone') / 'run',
-    (*BATCHES, *NO_DROPOUT),
+    (*BATCHES, *INTERVALS, *NO_DROPOUT),
   )
   run.finish()
   return run
@@ -72,7 +74,9 @@ def alone(split_corpus, tmp_path_factory):
 
 @pytest.fixture
 def run(split_corpus, tmp_path):
-  return WorkerRun(split_corpus, tmp_path / 'run', (*BATCHES, *NO_DROPOUT))
+  return WorkerRun(
+    split_corpus, tmp_path / 'run', (*BATCHES, *INTERVALS, *NO_DROPOUT)
+  )
 
 
 def assert_like(run, alone):
@@ -99,6 +103,10 @@ def test_workers_train_as_one_process_does(alone, run, num_workers):
   assert {path.name for path in run.model_dir.iterdir()} == {
     path.name for path in alone.model_dir.iterdir()
   }
+  # A run that has ended has nothing more to do, on all workers alike.
+  history = run.history()
+  run.finish()
+  assert run.history() == history
 
 
 @pytest.mark.parametrize('index', [0, 1])

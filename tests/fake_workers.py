@@ -1,0 +1,59 @@
+"""Workers as threads of this process: what one passes on reaches the others."""
+
+import concurrent.futures
+import threading
+import types
+
+import numpy as np
+from tensorflow.python.distribute.cluster_resolver import (
+  SimpleClusterResolver,
+)
+from tensorflow.python.training.server_lib import ClusterSpec
+
+from tokendrop_tf import agreement
+
+
+def run(monkeypatch, function, number=2):
+  """Calls `function(index, strategy)` in `number` workers.
+
+  Returns:
+    The list of what they return.
+  """
+  barrier, passed = threading.Barrier(number, timeout=60), [None] * number
+  here = threading.local()
+
+  def total(strategy, array):
+    del strategy
+    passed[here.index] = np.asarray(array)
+    barrier.wait()
+    result = np.sum(passed, axis=0)
+    barrier.wait()
+    return result
+
+  def worker(index):
+    here.index = index
+    try:
+      return function(index, strategy_of(index, number))
+    except BaseException:
+      barrier.abort()
+      raise
+
+  with monkeypatch.context() as patch:
+    patch.setattr(agreement, 'total', total)
+    with concurrent.futures.ThreadPoolExecutor(number) as threads:
+      return list(threads.map(worker, range(number)))
+
+
+def strategy_of(index, number):
+  """Returns what `agreement` looks at in the strategy of a worker."""
+  spec = ClusterSpec({'worker': [f'host{place}:1' for place in range(number)]})
+  return types.SimpleNamespace(
+    extended=types.SimpleNamespace(
+      _in_multi_worker_mode=lambda: True,
+      should_save_summary=index == 0,
+      should_checkpoint=index == 0,
+    ),
+    cluster_resolver=SimpleClusterResolver(
+      spec, task_type='worker', task_id=index
+    ),
+  )
