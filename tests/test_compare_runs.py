@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokendrop_tf import compare_runs, errors
+from tokendrop_tf import compare_runs, errors, run_times
 
 
 def write_run(folder, losses, dropping=None, seconds=(9.0, 0.5, 0.25, 0.75)):
@@ -53,6 +53,49 @@ def test_times_measured_apart_replace_those_of_the_run(tmp_path):
   assert curve.seconds == [12.5, 25.0]
 
 
+def test_every_stretch_of_a_schedule_has_its_own_median():
+  loops = [
+    dict(
+      kind='train',
+      step=10 * (i + 1),
+      seconds_per_step=2.0 if i < 6 else 1.0,
+      includes_compilation=False,
+    )
+    for i in range(10)
+  ]
+  times = run_times.measured(loops, (0, 60))
+  assert times.seconds == (2.0, 1.0)
+  assert [times.until(step) for step in (0, 30, 60, 61, 100)] == [
+    0.0,
+    60.0,
+    120.0,
+    121.0,
+    160.0,
+  ]
+  # The median of all would be 2.0.
+  assert times.until(100) / 100 == 1.6
+
+
+def test_a_run_that_is_being_written_is_read_to_its_last_whole_line(tmp_path):
+  folder = write_run(tmp_path / 'plain', [6.0, 5.0])
+  with open(f'{folder}/metrics.jsonl', 'a', encoding='utf-8') as file:
+    file.write('\n{"kind": "tra')
+  assert compare_runs.read_run('plain', folder).full == [6.0, 5.0]
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--figure=losses.foo', '--figure must be an .svg or .png file'),
+    ('--seconds_per_step=nothing.json', 'JSON file .name: seconds.'),
+  ],
+)
+def test_flags_that_cannot_be_used_are_refused(flag, message, tmp_path):
+  folder = write_run(tmp_path / 'plain', [6.0, 5.0])
+  with pytest.raises(errors.UserError, match=message):
+    compare_runs.main([f'plain={folder}', flag])
+
+
 def test_the_figure_has_a_panel_pair_for_every_group(tmp_path):
   runs = [
     f'{arm}, {start}=' + write_run(tmp_path / (arm + start), [6.0, 5.0])
@@ -70,5 +113,5 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
   with pytest.raises(errors.DataError, match='nothing, which does not'):
     compare_runs.main([f'a={tmp_path}/nothing'])
   (tmp_path / 'metrics.jsonl').write_text('')
-  with pytest.raises(errors.DataError, match='Train with --mode'):
+  with pytest.raises(errors.DataError, match='with --mode=train_and_eval'):
     compare_runs.main([f'a={tmp_path}'])

@@ -49,6 +49,31 @@ def test_buckets_begin_at_their_share_of_the_training():
 
 
 @pytest.mark.parametrize(
+  ('share', 'steps', 'first'), [(0.07, 100, 7), (0.55, 100, 55), (0.6, 7, 5)]
+)
+def test_a_share_that_comes_out_even_begins_with_that_step(share, steps, first):
+  config = settings('0:2', f'{share}:4', schedule_steps=steps)
+  assert keep_schedule.first_steps(config) == [0, first]
+
+
+@pytest.mark.parametrize(
+  ('entries', 'text'),
+  [
+    ((), '6 of 12 tokens (50%)'),
+    (('0:all', '0.6:3'), 'all 12 tokens to step 1,200, then 3 (25%)'),
+    (
+      ('0:3', '0.5:6', '0.9:all'),
+      '3 (25%) of 12 tokens to step 1,000, then 6 (50%) to step 1,800, '
+      'then all',
+    ),
+  ],
+)
+def test_a_schedule_is_said_in_words(entries, text):
+  config = settings(*entries, schedule_steps=2000)
+  assert keep_schedule.describe(config, 12) == text
+
+
+@pytest.mark.parametrize(
   ('entries', 'message'),
   [
     (('128',), "Received: '128'"),

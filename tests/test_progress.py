@@ -198,12 +198,12 @@ class TestTexts:
   @pytest.mark.parametrize(
     ('bindings', 'words'),
     [
-      ((), 'by running loss, ranked: 16 of 32 tokens (50%) stay in layers 6-'),
+      ((), 'by running loss, ranked: 16 of 32 tokens (50%) in layers 6-'),
       (('token_drop.temperature = 0.5',), 'sampled at temperature 0.5'),
       (("token_drop.policy = 'frequency'",), 'by rarity in the corpus'),
       (("token_drop.policy = 'random'",), 'at random: 16 of 32'),
       (('token_drop.full_step_every = 8',), 'one step in 8 in full'),
-      (('token_drop.crossing_layer = 11',), 'stay in layer 11 of 12'),
+      (('token_drop.crossing_layer = 11',), 'in layer 11 of 12'),
       (("token_drop.policy = 'none'",), 'every layer runs on all tokens'),
     ],
   )

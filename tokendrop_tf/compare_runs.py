@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import os
-import statistics
 
-from tokendrop_tf import command_line, errors, progress
+from tokendrop_tf import command_line, errors, progress, run_times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +17,7 @@ class RunCurve:
     full: MLM loss on full sequences, in nats.
     dropping: MLM loss with dropping, in nats; empty for plain BERT.
     accuracy: MLM accuracy on full sequences.
-    seconds_per_step: median over the train loops, or what was measured apart.
+    times: of its steps, from its train loops or measured apart.
   """
 
   name: str
@@ -26,40 +25,38 @@ class RunCurve:
   full: list[float]
   dropping: list[float]
   accuracy: list[float]
-  seconds_per_step: float
+  times: run_times.StepTimes
 
   @property
   def seconds(self) -> list[float]:
     """Training time of each validation."""
-    return [step * self.seconds_per_step for step in self.steps]
+    return [self.times.until(step) for step in self.steps]
 
 
 def read_run(
-  name: str, model_dir: str, seconds_per_step: float | None = None
+  name: str,
+  model_dir: str,
+  seconds_per_step: float | list[float] | None = None,
 ) -> RunCurve:
   """Reads one run.
 
   Args:
     name: its name.
     model_dir: its folder.
-    seconds_per_step: replaces the time that the run itself measured.
+    seconds_per_step: replaces the time that the run itself measured; of a run
+      with a keep schedule a list, one number for each of its stretches.
 
   Raises:
-    errors.DataError: for a folder without a validation.
+    errors.DataError: for a folder that is no validated pretraining.
   """
-  path = os.path.join(model_dir, progress.METRICS_FILE)
-  if not os.path.exists(path):
-    raise errors.DataError(
-      f'A run to compare must hold {progress.METRICS_FILE}. Received: '
-      f'{model_dir}, which does not. Name the --model_dir of a training.'
-    )
-  with open(path, encoding='utf-8') as file:
-    rows = [json.loads(line) for line in file]
+  rows = progress.read_metrics(os.path.join(model_dir, progress.METRICS_FILE))
+  stretches = run_times.first_steps_of(model_dir)
   validations = [row for row in rows if row['kind'] == 'validation']
   if not validations:
     raise errors.DataError(
-      f'A run to compare must have been validated. Received: {model_dir}, '
-      'which was not. Train with --mode=train_and_eval.'
+      f'A run to compare must hold validations in {progress.METRICS_FILE}. '
+      f'Received: {model_dir}, which does not. Name the --model_dir of a '
+      'training with --mode=train_and_eval.'
     )
   return RunCurve(
     name=name,
@@ -71,17 +68,21 @@ def read_run(
       if 'lm_example_loss_dropping' in row
     ],
     accuracy=[row['masked_lm_accuracy'] for row in validations],
-    seconds_per_step=seconds_per_step or _measured_seconds_per_step(rows),
+    times=_times(name, rows, stretches, seconds_per_step),
   )
 
 
-def _measured_seconds_per_step(rows):
-  seconds = [
-    row['seconds_per_step']
-    for row in rows
-    if row['kind'] == 'train' and not row['includes_compilation']
-  ]
-  return statistics.median(seconds) if seconds else float('nan')
+def _times(name, rows, stretches, seconds):
+  if seconds is None:
+    return run_times.measured(rows, stretches)
+  seconds = seconds if isinstance(seconds, list) else [seconds]
+  if len(seconds) != len(stretches):
+    raise errors.ConfigurationError(
+      '--seconds_per_step must give a number for each stretch of the keep '
+      f'schedule. Received: {len(seconds)} for {name}, which has '
+      f'{len(stretches)}.'
+    )
+  return run_times.StepTimes(stretches, tuple(seconds))
 
 
 def format_table(curves: list[RunCurve]) -> str:
@@ -99,7 +100,8 @@ def format_table(curves: list[RunCurve]) -> str:
     lines.append(
       f'| {curve.name} | {curve.steps[-1]:,} | {curve.full[-1]:.3f} '
       f'| {dropping} | {gap} | {curve.accuracy[-1]:.3f} '
-      f'| {curve.seconds_per_step:.3f} | {curve.seconds[-1]:.0f} |'
+      f'| {curve.seconds[-1] / curve.steps[-1]:.3f} '
+      f'| {curve.seconds[-1]:.0f} |'
     )
   return '\n'.join(lines)
 
@@ -187,13 +189,11 @@ the comma.""",
     '--seconds_per_step',
     default='',
     help='JSON file {name: seconds} with times measured apart, e.g. on an '
-    'idle machine',
+    'idle machine; of a run with a keep schedule a list, one for each stretch',
   )
   flags = parser.parse_args(arguments)
-  seconds = {}
-  if flags.seconds_per_step:
-    with open(flags.seconds_per_step, encoding='utf-8') as file:
-      seconds = json.load(file)
+  _check_figure(flags.figure)
+  seconds = _read_seconds(flags.seconds_per_step)
   curves = []
   for run in flags.runs:
     name, equals, model_dir = run.rpartition('=')
@@ -213,6 +213,26 @@ the comma.""",
       flags.figure,
       {name: loss for name, loss in levels.items() if loss is not None},
     )
+
+
+def _check_figure(path):
+  if path and not path.endswith(('.svg', '.png')):
+    raise errors.ConfigurationError(
+      f'--figure must be an .svg or .png file. Received: {path}.'
+    )
+
+
+def _read_seconds(path):
+  if not path:
+    return {}
+  try:
+    with open(path, encoding='utf-8') as file:
+      return dict(json.load(file))
+  except (OSError, ValueError, TypeError) as error:
+    raise errors.DataError(
+      '--seconds_per_step must be a JSON file {name: seconds}. Received: '
+      f'{path} ({error}).'
+    ) from error
 
 
 def console_main():

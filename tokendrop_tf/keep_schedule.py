@@ -8,7 +8,6 @@ bucket: each number of tokens is compiled once.
 """
 
 import dataclasses
-import math
 
 from tokendrop_tf import errors, share_schedule
 
@@ -91,10 +90,38 @@ def first_steps(token_drop) -> list[int]:
   Args:
     token_drop: with `schedule_steps`, the length of the training.
   """
-  return [
-    math.ceil(bucket.share * token_drop.schedule_steps)
-    for bucket in parse(token_drop)
+  return share_schedule.first_steps(
+    [bucket.share for bucket in parse(token_drop)], token_drop.schedule_steps
+  )
+
+
+def describe(token_drop, seq_length: int) -> str:
+  """Says how many tokens are kept, and from when on.
+
+  Args:
+    token_drop: with a dropping policy and `schedule_steps`.
+    seq_length: S.
+
+  Example:
+    '64 of 128 tokens (50%)', or
+    'all 128 tokens to step 1,200, then 64 (50%)'
+  """
+  buckets = parse(token_drop)
+  if len(buckets) == 1 and buckets[0].keep_k is not None:
+    keep_k = buckets[0].keep_k
+    return f'{keep_k} of {seq_length} tokens ({keep_k / seq_length:.0%})'
+  parts = [
+    f'{bucket.keep_k} ({bucket.keep_k / seq_length:.0%})'
+    if bucket.keep_k is not None
+    else 'all'
+    for bucket in buckets
   ]
+  # "all 128 tokens", "64 (50%) of 128 tokens".
+  of = ' ' if buckets[0].keep_k is None else ' of '
+  text = f'{parts[0]}{of}{seq_length} tokens'
+  for part, step in zip(parts[1:], first_steps(token_drop)[1:]):
+    text += f' to step {step:,}, then {part}'
+  return text
 
 
 def shares(token_drop) -> list[tuple[float, int | None]]:

@@ -17,7 +17,7 @@ import orbit
 import tensorflow as tf
 
 import tokendrop_tf
-from tokendrop_tf import configs, step_cost
+from tokendrop_tf import configs, keep_schedule, step_cost
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 METRICS_FILE = 'metrics.jsonl'
@@ -406,7 +406,6 @@ def dropping_text(task):
   drop, layers = task.token_drop, task.model.num_layers
   if drop.policy == 'none':
     return 'none: every layer runs on all tokens'
-  seq_length = task.train_data.seq_length
   crossing = configs.crossing_layer(task)
   how = {
     'loss': 'by running loss',
@@ -426,12 +425,11 @@ def dropping_text(task):
     if crossing < layers - 1
     else f'layer {crossing}'
   )
-  share = drop.token_keep_k / seq_length
+  kept = keep_schedule.describe(drop, task.train_data.seq_length)
   saving = step_cost.expected_saving(task)
   return (
-    f'{how}: {drop.token_keep_k} of {seq_length} tokens ({share:.0%}) stay '
-    f'in {where} of {layers}; saves {saving:.1%} of the multiply-adds of a '
-    'plain step'
+    f'{how}: {kept} in {where} of {layers}; saves {saving:.1%} of the '
+    'multiply-adds of plain steps'
   )
 
 

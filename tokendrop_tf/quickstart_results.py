@@ -4,17 +4,25 @@ Letters: S sequence length, K tokens kept, V vocabulary.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 import tokendrop_tf
-from tokendrop_tf import errors, fill_mask, progress, report, step_cost
+from tokendrop_tf import (
+  errors,
+  fill_mask,
+  keep_schedule,
+  progress,
+  report,
+  run_times,
+  step_cost,
+)
 from tokendrop_tf.data import label_levels, loader
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
@@ -43,11 +51,13 @@ class Run:
     name: 'plain' or 'token_dropping'.
     model_dir: its folder.
     records: the lines of its `metrics.jsonl`.
+    stretches: the step with which every stretch of its keep schedule begins.
   """
 
   name: str
   model_dir: str
   records: tuple[dict, ...]
+  stretches: tuple[int, ...] = (0,)
 
   @classmethod
   def read(cls, name: str, model_dir: str) -> 'Run':
@@ -57,7 +67,12 @@ class Run:
       TrainingError: if it was never validated.
     """
     path = os.path.join(model_dir, progress.METRICS_FILE)
-    run = cls(name, model_dir, tuple(progress.read_metrics(path)))
+    run = cls(
+      name,
+      model_dir,
+      tuple(progress.read_metrics(path)),
+      run_times.first_steps_of(model_dir),
+    )
     if not run.validations:
       raise errors.TrainingError(
         f'A run must end with a validation. Received: none in {path}. Remove '
@@ -66,25 +81,22 @@ class Run:
     return run
 
   @property
-  def loops(self) -> list[dict]:
-    return [record for record in self.records if record['kind'] == 'train']
-
-  @property
   def validations(self) -> list[dict]:
     return [record for record in self.records if record['kind'] == 'validation']
 
+  @functools.cached_property
+  def times(self) -> run_times.StepTimes:
+    return run_times.measured(self.records, self.stretches)
+
   @property
-  def seconds_per_step(self) -> float:
-    """The median over the loops that compiled nothing, where there are any."""
-    warm = [loop for loop in self.loops if not loop['includes_compilation']]
-    return statistics.median(
-      loop['seconds_per_step'] for loop in warm or self.loops
-    )
+  def train_seconds(self) -> float:
+    """Seconds of warm train steps up to the last validation."""
+    return self.times.until(self.validations[-1]['step'])
 
   def curve(self, metric: str) -> tuple[tuple[float, float], ...]:
     """Returns (seconds in warm train steps, metric) of every validation."""
     return tuple(
-      (record['step'] * self.seconds_per_step, record[metric])
+      (self.times.until(record['step']), record[metric])
       for record in self.validations
       if metric in record
     )
@@ -133,8 +145,8 @@ def _summarize_arm(run: Run, unigram_entropy: float) -> dict:
     'model_dir': run.model_dir,
     'steps': last['step'],
     'tokens': last['tokens'],
-    'seconds_per_step': run.seconds_per_step,
-    'train_seconds': last['step'] * run.seconds_per_step,
+    'seconds_per_step': run.train_seconds / last['step'],
+    'train_seconds': run.train_seconds,
     'validation_loss': last['validation_loss'],
     'validation_accuracy': last['masked_lm_accuracy'],
     'validation_loss_dropping': last.get('lm_example_loss_dropping'),
@@ -596,9 +608,9 @@ def _no_table_note(task) -> str:
 def _passage_note(task) -> str:
   drop, seq_length = task.token_drop, task.train_data.seq_length
   note = (
-    f'Passages of text that no run was trained on. Of {seq_length} '
-    f'tokens the {drop.token_keep_k} with the highest entries are kept; the '
-    'grey ones skip the middle layers.'
+    'Passages of text that no run was trained on. In steps that drop, of '
+    f'{seq_length} tokens the {drop.token_keep_k} with the highest entries '
+    'are kept; the grey ones skip the middle layers.'
   )
   if drop.policy == 'random':
     return note + ' Here the policy is random, and so is the choice.'
@@ -640,9 +652,9 @@ def facts(summary: dict, trained: fill_mask.TrainedModel):
     ('steps', f'{trainer.train_steps:,} for each arm'),
     (
       'dropping',
-      f'policy {drop.policy}, {drop.token_keep_k} of '
-      f'{data.seq_length} tokens kept, temperature {drop.temperature:g}, '
-      f'table decays by {drop.token_loss_beta:g}',
+      f'policy {drop.policy}, '
+      f'{keep_schedule.describe(drop, data.seq_length)}, temperature '
+      f'{drop.temperature:g}, table decays by {drop.token_loss_beta:g}',
     ),
     ('seed', str(task.seed)),
   )

@@ -1,5 +1,6 @@
 """The rule of settings that change over a training: 'SHARE:VALUE' entries."""
 
+import math
 from collections.abc import Sequence
 
 from tokendrop_tf import errors
@@ -28,3 +29,13 @@ def check_shares(
       f'{form}: shares of the training that begin with 0, rise, and stay '
       f'below 1. Received: {", ".join(entries)}. {remedy}'
     )
+
+
+def first_steps(shares: Sequence[float], num_steps: int) -> list[int]:
+  """Returns the step, from 0, with which every entry begins.
+
+  Example:
+    first_steps([0.0, 0.55], 100)  # [0, 55]
+  """
+  # In binary 0.55 * 100 is a little above 55.
+  return [math.ceil(round(share * num_steps, 6)) for share in shares]

@@ -54,3 +54,16 @@ def test_large_logits_stay_finite():
     losses, _, gradient = run(logits, way)
     np.testing.assert_allclose(losses, np.log(8.0), atol=1e-2)
     assert np.isfinite(gradient).all()
+
+
+def test_of_equal_logits_the_first_is_the_hit():
+  for way in WAYS:
+    _, hits, _ = run(tf.zeros([2, 3, 8]), way)
+    np.testing.assert_array_equal(hits, LABELS.numpy() == 0)
+
+
+@pytest.mark.parametrize('way', ['whole', 'island'])
+def test_a_label_outside_the_vocabulary_has_no_loss(way):
+  # The non-finite guard of a training names the step.
+  losses, _, _ = run(tf.zeros([2, 3, 7]), way)
+  np.testing.assert_array_equal(np.isnan(losses), LABELS.numpy() >= 7)

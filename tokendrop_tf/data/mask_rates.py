@@ -6,7 +6,6 @@ step alone, so a run resumes with the rate it stopped at.
 """
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
@@ -85,9 +84,9 @@ def at_rows(data, rows) -> tf.Tensor:
       row r belongs to step r // global_batch_size.
   """
   stretches = parse(data)
-  first_steps = [
-    math.ceil(stretch.share * data.mask_schedule_steps) for stretch in stretches
-  ]
+  first_steps = share_schedule.first_steps(
+    [stretch.share for stretch in stretches], data.mask_schedule_steps
+  )
   steps = tf.cast(rows, tf.int64) // data.global_batch_size
   number = tf.searchsorted(
     tf.constant(first_steps, tf.int64), tf.reshape(steps, [-1]), side='right'

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import configs, errors
+from tokendrop_tf import configs, errors, keep_schedule
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import (
   hugging_face_weights,
@@ -260,8 +260,8 @@ def _origin(loaded):
   return (
     'A BERT pretrained by masked-language modelling with token dropping '
     f'(arXiv 2203.13240; policy {token_drop.policy}, '
-    f'{token_drop.token_keep_k} of {loaded.seq_length} tokens kept in the '
-    'middle layers).'
+    f'{keep_schedule.describe(token_drop, loaded.seq_length)} in the middle '
+    'layers).'
   )
 
 

@@ -1,5 +1,7 @@
 """Cross-entropy of labels, and whether they are the likeliest."""
 
+import math
+
 import tensorflow as tf
 
 from tokendrop_tf.layers import fused, random_seeds
@@ -19,8 +21,8 @@ def label_loss(
     labels: integer [...].
 
   Returns:
-    losses: float32 [...].
-    hits: float32 [...], 1 where no logit is above the label's.
+    losses: float32 [...]; NaN for a label outside the vocabulary.
+    hits: float32 [...], 1 where the label is the first of the highest logits.
   """
   labels = tf.cast(labels, tf.int32)
   if random_seeds.is_compiled_by_xla():
@@ -31,9 +33,8 @@ def label_loss(
   losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
     labels=labels, logits=logits
   )
-  own = tf.gather(logits, labels, axis=-1, batch_dims=labels.shape.rank)
-  hits = own >= tf.reduce_max(logits, axis=-1)
-  return losses, tf.cast(hits, tf.float32)
+  likeliest = tf.argmax(logits, axis=-1, output_type=tf.int32)
+  return losses, tf.cast(likeliest == labels, tf.float32)
 
 
 def _in_one_pass(logits, labels, forward, backward):
@@ -55,10 +56,13 @@ def _forward(logits, labels):
   highest = tf.reduce_max(wide, axis=-1, keepdims=True)
   total = tf.reduce_sum(tf.exp(wide - highest), axis=-1, keepdims=True)
   log_total = highest + tf.math.log(total)
-  own = tf.where(_is_label(logits, labels), wide, 0.0)
-  own = tf.reduce_sum(own, axis=-1, keepdims=True)
-  hits = tf.cast(own >= highest, tf.float32)
-  return tf.squeeze(log_total - own, -1), tf.squeeze(hits, -1), log_total
+  own = tf.where(_is_label(logits, labels), wide, -math.inf)
+  own = tf.reduce_max(own, axis=-1, keepdims=True)
+  losses = tf.where(tf.math.is_finite(own), log_total - own, math.nan)
+  size = logits.shape[-1]
+  entries = tf.where(wide == highest, tf.range(size, dtype=tf.int32), size)
+  hits = tf.reduce_min(entries, axis=-1) == labels
+  return tf.squeeze(losses, -1), tf.cast(hits, tf.float32), log_total
 
 
 def _backward(logits, labels, log_total, upstream):

@@ -128,7 +128,7 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
 
   Args:
     x: float, any shape.
-    rate: probability of zero, in [0, 1).
+    rate: probability of zero, in [0, 1); without XLA 255/256 at most.
     seed: int32 [2]; `None` (not training) returns `x`.
 
   Returns:
@@ -209,8 +209,8 @@ def _keep_by_bytes(x, rate, seed):
   # floor(256 rate + u), u uniform in [0, 1).
   exact = rate * _BYTE_VALUES
   rounds_up = tf.cast(rounding, tf.float64) < (exact % 1.0) * _WORD_VALUES
-  threshold = tf.cast(math.floor(exact), tf.int32) + tf.cast(
-    rounds_up, tf.int32
+  threshold = tf.minimum(
+    math.floor(exact) + tf.cast(rounds_up, tf.int32), _BYTE_VALUES - 1
   )
   octets = tf.reshape(tf.bitcast(words, tf.uint8), [-1])
   if size is None or size % 4:
