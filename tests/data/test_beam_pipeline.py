@@ -44,6 +44,40 @@ def split_text(numbered_text):
   return str(folder / '*')
 
 
+@pytest.fixture(scope='module')
+def tfds_folder(numbered_text, tmp_path_factory):
+  """The numbered text as `tiny_texts`, which TensorFlow Datasets builds.
+
+  Workers know no more of it than its files.
+  """
+  import tensorflow_datasets as tfds
+
+  half = len(numbered_text.documents) // 2
+  parts = {
+    'train': numbered_text.documents[:half],
+    'test': numbered_text.documents[half:],
+  }
+
+  class TinyTexts(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      features = tfds.features.FeaturesDict({'body': tfds.features.Text()})
+      return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+      return {name: self._generate_examples(parts[name]) for name in parts}
+
+    def _generate_examples(self, documents):
+      for number, words in enumerate(documents):
+        yield number, {'body': ' '.join(words)}
+
+  folder = tmp_path_factory.mktemp('tfds')
+  TinyTexts(data_dir=folder).download_and_prepare()
+  del tfds.core.registered._DATASET_REGISTRY['tiny_texts']
+  return str(folder)
+
+
 def jobs(numbered_text, tmp_path, **settings):
   """Returns a job for each tool; they differ in the folder alone."""
   return [
@@ -119,6 +153,70 @@ def test_a_damaged_file_is_named(numbered_text, tmp_path):
   with pytest.raises(errors.DataError, match='whole gzip data') as caught:
     beam_pipeline.write_shards(job, str(tmp_path / 'work'))
   assert str(caught.value).endswith('Write or copy the file anew.')
+
+
+def tfds_flags(folder):
+  return [
+    '--tfds_name=tiny_texts',
+    # Parts of two splits, which begin and end within a file.
+    '--tfds_split=train[5:]+test[:80%]',
+    '--tfds_text_feature=body',
+    f'--tfds_data_dir={folder}',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('options', 'flags'),
+  [
+    (TWO_WORKERS, ['--held_out_documents=7', '--num_epochs=2']),
+    (TWO_WORKERS, ['--held_out_documents=7', '--held_out']),
+    (
+      # Processes that begin with nothing but what they are sent.
+      TWO_WORKERS.replace('multi_threading', 'multi_processing'),
+      ['--packing=best_fit'],
+    ),
+  ],
+)
+def test_both_tools_write_the_same_files_of_tfds(
+  numbered_text, tfds_folder, tmp_path, options, flags
+):
+  for name, more in (('one', []), ('beam', [f'--beam_options={options}'])):
+    create_pretraining_data.main(
+      [
+        *tfds_flags(tfds_folder),
+        f'--vocab_file={numbered_text.vocabulary.path}',
+        f'--output={tmp_path}/{name}/part',
+        '--seq_length=16',
+        '--max_predictions_per_seq=3',
+        '--shuffle_buffer_size=24',
+        '--num_shards=3',
+        *flags,
+        *more,
+      ]
+    )
+  one, by_beam = (
+    {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    for name in ('one', 'beam')
+  )
+  assert one == by_beam
+  assert len(one) == 4
+
+
+def test_both_tools_make_the_same_vocabulary_of_tfds(tfds_folder, tmp_path):
+  for name, more in (('one', []), ('beam', [f'--beam_options={TWO_WORKERS}'])):
+    build_vocab.main(
+      [
+        *tfds_flags(tfds_folder),
+        '--vocab_size=300',
+        f'--output={tmp_path}/{name}.txt',
+        *more,
+      ]
+    )
+  for end in ('.txt', '.counts.tsv'):
+    one, by_beam = (
+      (tmp_path / f'{name}{end}').read_text() for name in ('one', 'beam')
+    )
+    assert one == by_beam
 
 
 @pytest.mark.parametrize('megabytes', [256, 1])
