@@ -24,7 +24,7 @@ PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-hugging-face install-tpu-compiler test-tpu-compile lint format constraints wheel clean
+.PHONY: help install quickstart test test-faults test-hugging-face test-beam install-tpu-compiler test-tpu-compile lint format constraints wheel clean
 
 help:
 	@echo 'make quickstart   train twice, plainly and with token dropping, and compare'
@@ -36,12 +36,14 @@ help:
 	@echo 'make test-hugging-face'
 	@echo '                  compare the Hugging Face export with transformers and PyTorch,'
 	@echo '                  which it installs into .venv-hf: about 6 GB'
-	@echo 'make test-tpu-compile  compile every TPU experiment with the real TPU compiler'
+	@echo 'make test-beam    compare the Apache Beam pipeline with the tools, in .venv-beam'
+	@echo 'make test-tpu-compile  compile every TPU experiment with the real TPU compiler,'
+	@echo '                  in .venv-tpu;  make install-tpu-compiler  only makes that'
 	@echo 'make lint         lint and formatting only;  make format  puts them right'
 	@echo 'make install      only make $(VENV);  PYTHON=...  chooses the Python'
 	@echo 'make wheel        build the package into dist/'
 	@echo 'make constraints  resolve constraints.txt anew'
-	@echo 'make clean        remove $(VENV) and build folders; runs/ stays'
+	@echo 'make clean        remove all .venv folders and build folders; runs/ stays'
 
 install: $(STAMP)
 
@@ -169,4 +171,4 @@ constraints: $(STAMP)
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(HF_VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(HF_VENV) $(TPU_VENV) $(BEAM_VENV) build dist *.egg-info .pytest_cache .ruff_cache
