@@ -1,4 +1,5 @@
 import gzip
+import random
 
 import pytest
 
@@ -104,3 +105,23 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
 def test_the_unpacked_size_is_known_without_unpacking(tmp_path, name):
   path = write(tmp_path / name, b'word ' * 999)
   assert text_files.num_bytes(path) == 4995
+
+
+def test_the_size_of_several_gzip_members_is_estimated(tmp_path):
+  """As pigz, bgzip and `cat a.gz b.gz` write them."""
+  draw = random.Random(0)
+  member = ' '.join(str(draw.randrange(10**6)) for _ in range(20_000)).encode()
+  path = tmp_path / 'a.txt.gz'
+  for members in (2, 10):
+    # An empty one at the end, as bgzip has it.
+    for last in (member, b''):
+      parts = [member] * (members - 1) + [last]
+      path.write_bytes(b''.join(map(gzip.compress, parts)))
+      size = sum(map(len, parts))
+      assert abs(text_files.num_bytes(str(path)) - size) < 0.02 * size
+
+
+def test_the_size_of_a_damaged_gzip_file_is_no_failure(tmp_path):
+  path = tmp_path / 'a.txt.gz'
+  path.write_bytes(b'\x1f\x8b' + 100 * b'no gzip')
+  assert text_files.num_bytes(str(path)) > 0

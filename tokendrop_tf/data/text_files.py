@@ -12,6 +12,7 @@ import tensorflow as tf
 from tokendrop_tf import errors
 
 _CHUNK_BYTES = 1 << 22
+_HEAD_BYTES = 1 << 18
 
 
 def match_files(input_path, setting: str = 'input_path') -> tuple[str, ...]:
@@ -62,15 +63,31 @@ def is_gzip(path: str) -> bool:
 def num_bytes(path: str) -> int:
   """Returns the size of a text file; of a gzip file, when unpacked.
 
-  Of gzip files the format keeps the size modulo 4 GB, of the last member only,
-  so the result is an estimate.
+  A gzip file ends with the unpacked size of its last member, modulo 4 GB. Where
+  this is less than its beginning lets expect, there are more members or more
+  gigabytes, and the result is an estimate by that beginning.
   """
   stored = tf.io.gfile.stat(path).length
   if not is_gzip(path) or is_remote(path) or stored < 18:
     return stored
   with open(path, 'rb') as file:
+    expected = stored * _expansion(file.read(_HEAD_BYTES))
     file.seek(-4, os.SEEK_END)
-    return max(int.from_bytes(file.read(4), 'little'), stored)
+    noted = int.from_bytes(file.read(4), 'little')
+  return noted if noted > 0.75 * expected else int(expected)
+
+
+def _expansion(data: bytes) -> float:
+  """Returns how much longer the beginning of a gzip file is when unpacked."""
+  unpacked, rest = 0, data
+  try:
+    while rest:
+      member = zlib.decompressobj(wbits=31)
+      unpacked += len(member.decompress(rest))
+      rest = member.unused_data
+  except zlib.error:
+    pass  # Whoever reads the file says where it is damaged.
+  return max(unpacked / len(data), 1.0)
 
 
 def chunks(path: str, most: int | None = None) -> Iterator[bytes]:
