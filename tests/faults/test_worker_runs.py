@@ -109,6 +109,35 @@ def test_workers_train_as_one_process_does(alone, run, num_workers):
   assert run.history() == history
 
 
+def test_workers_that_each_read_their_part_train_as_one_does(
+  split_corpus, tmp_path
+):
+  """Of shards with an index; ended and gone on with, too."""
+  command = [
+    f'--input={split_corpus.train}',
+    f'--vocab_file={split_corpus.vocabulary}',
+    f'--output={tmp_path}/examples',
+    '--num_shards=5',
+    '--seq_length=32',
+    '--max_predictions_per_seq=5',
+    '--gzip',
+  ]
+  harness.run_module('tokendrop_tf.data.create_pretraining_data', command)
+  bindings = (
+    *BATCHES,
+    *INTERVALS,
+    *NO_DROPOUT,
+    f"train_data.input_path = '{tmp_path}/examples-*'",
+  )
+  alone = harness.TinyRun(split_corpus, tmp_path / 'alone', bindings)
+  alone.finish()
+  run = WorkerRun(split_corpus, tmp_path / 'run', bindings)
+  code, output = run.kill_one(0, signal.SIGTERM, step=15)
+  assert code == 143, output
+  run.finish()
+  assert_like(run, alone)
+
+
 @pytest.mark.parametrize('index', [0, 1])
 def test_a_killed_worker_is_named_and_the_run_goes_on(run, alone, index):
   code, output = run.kill_one(index, signal.SIGKILL, step=15)
