@@ -75,6 +75,10 @@ CONSOLE_SCRIPTS = [
   'tokendrop-predict=tokendrop_tf.predict:console_main',
   'tokendrop-serve=tokendrop_tf.serving.command:console_main',
   'tokendrop-sweep=tokendrop_tf.finetuning.sweep:console_main',
+  'tokendrop-compare-runs=tokendrop_tf.compare_runs:console_main',
+  'tokendrop-launch-local-workers=tokendrop_tf.workers:console_main',
+  'tokendrop-data-service=tokendrop_tf.data.service:console_main',
+  'tokendrop-benchmark-step=tokendrop_tf.benchmark:console_main',
 ]
 
 

@@ -119,3 +119,17 @@ def test_operations_of_stock_bert_are_six_a_multiply_add():
 def test_an_unknown_arm_is_refused():
   with pytest.raises(errors.ConfigurationError, match='Received: fast'):
     benchmark.main([*SMALL, '--arms=fast'])
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--token_keep_k=17', 'token_keep_k must be at most train_data.seq_length'),
+    ('--crossing_layer=3', 'crossing_layer must be between 1 and'),
+    ('--steps=0', '--steps.*0'),
+    ('--batch_size=0', '--batch_size.*0'),
+  ],
+)
+def test_flags_that_make_no_benchmark_are_refused(flag, message):
+  with pytest.raises(errors.UserError, match=message):
+    benchmark.main([*SMALL, flag])

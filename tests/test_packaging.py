@@ -79,11 +79,15 @@ def test_console_scripts_name_functions_that_exist(wheel):
   text = metadata(wheel, 'entry_points.txt')
   scripts = dict(re.findall(r'^(\S+) = (\S+)$', text, re.M))
   assert sorted(scripts) == [
+    'tokendrop-benchmark-step',
     'tokendrop-build-vocab',
+    'tokendrop-compare-runs',
     'tokendrop-create-pretraining-data',
+    'tokendrop-data-service',
     'tokendrop-export',
     'tokendrop-fill-mask',
     'tokendrop-inspect-data',
+    'tokendrop-launch-local-workers',
     'tokendrop-predict',
     'tokendrop-quickstart',
     'tokendrop-serve',

@@ -45,7 +45,11 @@ _PEAK_SIDE_ON_GPU = 8192
 
 
 def task_config(arguments, vocab_path: str) -> configs.PretrainingTaskConfig:
-  """Returns the task that the flags describe."""
+  """Returns the task that the flags describe.
+
+  Raises:
+    errors.ConfigurationError: for flags that make no model.
+  """
   num_layers, hidden_size, num_heads = SIZES[arguments.model]
   num_layers = arguments.num_layers or num_layers
   config = configs.PretrainingTaskConfig(
@@ -68,6 +72,8 @@ def task_config(arguments, vocab_path: str) -> configs.PretrainingTaskConfig:
   )
   config.train_data.seq_length = arguments.seq_length
   config.train_data.max_predictions_per_seq = arguments.max_predictions_per_seq
+  config.train_data.global_batch_size = arguments.batch_size
+  configs.validate_model(config)
   return config
 
 
@@ -291,7 +297,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument(
     '--precision', default='float32', choices=('float32', 'mixed_bfloat16')
   )
-  parser.add_argument('--batch_size', type=int, default=8)
+  parser.add_argument('--batch_size', type=command_line.positive_int, default=8)
   parser.add_argument('--seq_length', type=int, default=512)
   parser.add_argument('--token_keep_k', type=int, default=256)
   parser.add_argument('--crossing_layer', type=int)
@@ -299,7 +305,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--vocab_size', type=int, default=30522)
   parser.add_argument('--dropout_rate', type=float, default=0.1)
   parser.add_argument('--norm_first', action='store_true')
-  parser.add_argument('--steps', type=int, default=7)
+  parser.add_argument('--steps', type=command_line.positive_int, default=7)
   parser.add_argument('--warm_up_steps', type=int, default=2)
   parser.add_argument('--arms', default='stock,none,loss')
   parser.add_argument('--xla', action='store_true', help='compile with XLA')

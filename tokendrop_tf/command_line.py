@@ -92,6 +92,18 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
 
+def positive_int(text: str) -> int:
+  """Reads a flag that is an integer of at least 1; a `type` of argparse."""
+  number = int(text)
+  if number < 1:
+    raise ValueError(text)
+  return number
+
+
+# How argparse calls it in its message.
+positive_int.__name__ = 'integer of at least 1'
+
+
 def did_you_mean(name, valid_names):
   """Returns ' Did you mean X?' for the valid name closest to `name`, or ''.
 

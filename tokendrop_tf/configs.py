@@ -416,6 +416,26 @@ def validate_experiment(params):
   _check_batches(params, _known_replicas(params.runtime))
 
 
+def validate_model(task):
+  """Checks what of a task has nothing to do with data and devices.
+
+  Args:
+    task: a `PretrainingTaskConfig`.
+
+  Raises:
+    errors.ConfigurationError: as `validate_experiment`.
+  """
+  check_ranges(
+    {
+      'model': task.model,
+      'token_drop': task.token_drop,
+      'train_data': task.train_data,
+    }
+  )
+  _check_encoder(task)
+  _check_layout(task)
+
+
 def validate_validation_source(params):
   """Checks that validation reads documents that training does not.
 
