@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tokendrop_tf.data import shuffling
 
@@ -54,3 +55,19 @@ def test_every_epoch_and_seed_has_numbers_of_its_own():
     for block in range(2)
   }
   assert len(found) == 8
+
+
+@pytest.mark.parametrize('numbers', [(0, 0), (-(2**31), 2**31 - 1), (7, -3)])
+def test_random_numbers_are_those_of_philox(numbers):
+  seed = tf.constant(numbers, tf.int32)
+  draws = [
+    lambda alg: tf.random.stateless_uniform([9], seed, alg=alg),
+    lambda alg: tf.random.stateless_uniform([9], seed, 0, 7, tf.int32, alg=alg),
+    lambda alg: tf.random.fold_in(seed, 5, alg=alg),
+    lambda alg: tf.random.split(seed, 3, alg=alg),
+    lambda alg: tf.random.experimental.stateless_shuffle(
+      tf.range(9), seed, alg=alg
+    ),
+  ]
+  for draw in draws:
+    np.testing.assert_array_equal(draw(shuffling.ALGORITHM), draw('philox'))

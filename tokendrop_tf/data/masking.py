@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from tokendrop_tf.data import shuffling
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 _CONTINUATION = '##'
@@ -172,7 +173,7 @@ class Masking:
       0,
       2**31 >> self._number_bits,
       tf.int32,
-      alg='philox',
+      alg=shuffling.ALGORITHM,
     )
     draws = tf.gather(draws, span, batch_dims=1)
     keys = draws * 2**self._number_bits + self._turned(words.number, draws)
@@ -272,7 +273,7 @@ class Masking:
       0,
       tf.size(ordinary_ids),
       tf.int32,
-      alg='philox',
+      alg=shuffling.ALGORITHM,
     )
     random_ids = tf.gather(ordinary_ids, choice)
     kept_or_random = tf.where(
@@ -357,9 +358,10 @@ def _write(word_ids, positions, values):
 
 def _split(seed, num):
   return tf.unstack(
-    tf.random.split(tf.cast(seed, tf.int32), num, alg='philox'), num=num
+    tf.random.split(tf.cast(seed, tf.int32), num, alg=shuffling.ALGORITHM),
+    num=num,
   )
 
 
 def _uniform(shape, seed):
-  return tf.random.stateless_uniform(shape, seed, alg='philox')
+  return tf.random.stateless_uniform(shape, seed, alg=shuffling.ALGORITHM)
