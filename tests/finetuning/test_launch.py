@@ -2,13 +2,21 @@
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from official.nlp.tools import squad_evaluate_v1_1
 
-from tokendrop_tf import errors, finetuning, run_folder, text_inputs, train
+from tokendrop_tf import (
+  errors,
+  finetuning,
+  run_folder,
+  text_inputs,
+  train,
+  workers,
+)
 from tokendrop_tf.finetuning import sentence_task, table_files
 
 SST2 = (
@@ -85,6 +93,46 @@ def squad(pretrained, tiny_tasks, tmp_path_factory):
   model_dir = tmp_path_factory.mktemp('squad')
   train.main(arguments(model_dir, pretrained, tiny_tasks.squad, 'squad', SQUAD))
   return model_dir
+
+
+@pytest.mark.faults
+def test_workers_score_and_predict_as_one_process_does(
+  pretrained, tiny_tasks, tmp_path
+):
+  """The labels of the second worker's rows are wrong."""
+  header, *rows = pathlib.Path(tiny_tasks.sst2[1]).read_text().splitlines()
+  for number in range(16, 32):
+    text, label = rows[number].rsplit('\t', 1)
+    rows[number] = f'{text}\t{1 - int(label)}'
+  valid = tmp_path / 'dev.tsv'
+  valid.write_text('\n'.join([header, *rows]) + '\n')
+
+  def command(name, strategy):
+    return arguments(
+      tmp_path / name,
+      pretrained,
+      (tiny_tasks.sst2[0], valid),
+      'glue',
+      SST2,
+      f"glue.test_data = '{valid}'",
+      f"runtime.distribution_strategy = '{strategy}'",
+    )
+
+  train.main(command('one', 'one_device'))
+  module = [sys.executable, '-m', 'tokendrop_tf.train']
+  two_command = [*module, *command('two', 'multi_worker_mirrored')]
+  started = workers.start(two_command, 2)
+  assert workers.wait_for(started) == 0
+  one, two = (results_of(tmp_path / name) for name in ('one', 'two'))
+  assert one['last']['accuracy'] < 0.75
+  for name in ('accuracy', 'f1'):
+    assert two['last'][name] == pytest.approx(one['last'][name], abs=0.05)
+  one, two = (
+    (tmp_path / name / 'predictions' / 'SST-2.tsv').read_text().splitlines()
+    for name in ('one', 'two')
+  )
+  assert len(one) == len(two) == 51
+  assert sum(a == b for a, b in zip(one, two)) >= 49
 
 
 class TestSentences:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import fake_workers
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -226,6 +227,24 @@ class TestScores:
     hits = np.argmax(logits, axis=1) == texts.labels
     assert found['accuracy'] == np.mean(hits)
     assert found['validation_loss'] == pytest.approx(np.mean(losses), rel=1e-5)
+
+  def test_scores_are_of_the_rows_of_all_workers(
+    self, sst2_config, monkeypatch
+  ):
+    """One worker has the rows that are right, the other those that are not."""
+    task = sentence_task.SentenceTask(sst2_config)
+    labels = task.texts_of(sst2_config.validation_data).labels
+    rows = np.arange(len(labels))
+    halves = rows % 2 == 0, rows % 2 == 1
+    parts = [
+      (np.append(rows[half], -1), np.eye(2)[np.append(labels[half], 0)] * sign)
+      for half, sign in zip(halves, (1, -1))
+    ]
+    found = fake_workers.run(
+      monkeypatch, lambda index, _: task.reduce_aggregated_logs([parts[index]])
+    )
+    assert [one['accuracy'] for one in found] == [0.5, 0.5]
+    assert task.reduce_aggregated_logs(parts) == found[0] == found[1]
 
   def test_both_sets_of_mnli_have_their_scores(self, tiny_corpus, tmp_path):
     names = ('entailment', 'neutral', 'contradiction')

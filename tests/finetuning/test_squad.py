@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 
+import fake_workers
 import numpy as np
 import pytest
 from official.nlp.data import squad_lib
@@ -19,6 +20,7 @@ from tokendrop_tf import errors
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.finetuning import (
   configs,
+  question_task,
   squad_answers,
   squad_files,
   squad_windows,
@@ -251,6 +253,28 @@ class TestAnswers:
     assert answers.predictions == best_by_looking_at_all(
       windows, *logits, squad
     )
+
+  def test_logits_of_all_workers_come_together(
+    self, windows, logits, monkeypatch
+  ):
+    """Batches are cut to their longest row, and the last one is filled up."""
+    data = configs.TextDataConfig(seq_length=SEQ_LENGTH)
+    config = configs.SquadTaskConfig(validation_data=data)
+    numbers = np.arange(windows.num_windows)
+    width = SEQ_LENGTH - 8
+
+    def stack(index, strategy):
+      own = numbers[1:][numbers[1:] % 2 == index]
+      part = (np.append(own, -1), *logits[:, np.append(own, 0), :width])
+      return question_task.stack_logits([part], windows, config, strategy)
+
+    for found in fake_workers.run(monkeypatch, stack):
+      np.testing.assert_array_equal(
+        np.array(found)[:, 1:, :width], logits[:, 1:, :width]
+      )
+      # Nobody computed the first one.
+      assert np.all(np.array(found)[:, 0] == np.float32(-1e30))
+      assert np.all(np.array(found)[:, :, width:] == np.float32(-1e30))
 
   def test_candidates_differ_and_fall(self, windows, logits):
     squad = configs.SquadConfig(n_best_size=5)

@@ -15,6 +15,7 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.finetuning import (
   configs,
   question_task,
+  row_logits,
   sentence_data,
   squad_answers,
   squad_windows,
@@ -31,6 +32,7 @@ def write_predictions(task, model, strategy, model_dir) -> list[str]:
   """Writes the predictions for what the tree names as test data.
 
   Of question answering, the answers of the last validation are written, too.
+  All workers predict, each its rows, and the chief writes.
 
   Args:
     task: a task of fine-tuning.
@@ -41,15 +43,21 @@ def write_predictions(task, model, strategy, model_dir) -> list[str]:
   Returns:
     The paths.
   """
-  if isinstance(task.task_config, configs.GlueTaskConfig):
-    return _write_labels(task, model, strategy, model_dir)
-  return _write_answers(task, model, strategy, model_dir)
+  is_glue = isinstance(task.task_config, configs.GlueTaskConfig)
+  files = (_label_files if is_glue else _answer_files)(task, model, strategy)
+  paths = [os.path.join(model_dir, FOLDER, name) for name in files]
+  if strategy.extended.should_save_summary:
+    for path, text in zip(paths, files.values()):
+      tf.io.gfile.makedirs(os.path.dirname(path))
+      vocabulary_lib.write_whole_file(path, text)
+  return paths
 
 
-def _write_labels(task, model, strategy, model_dir):
+def _label_files(task, model, strategy):
+  """Returns the text of every file by its name."""
   config = task.task_config
   known = sentence_data.task_of(config.glue)
-  files = (
+  sources = (
     (config.test_data, 'glue.test_data', known.prediction_file),
     (
       config.mismatched_test_data,
@@ -57,15 +65,13 @@ def _write_labels(task, model, strategy, model_dir):
       known.mismatched_file,
     ),
   )
-  paths = []
-  for data, setting, name in files:
+  files = {}
+  for data, setting, name in sources:
     if configs.has_source(data):
-      path = os.path.join(model_dir, FOLDER, name)
       texts = sentence_data.read_texts(data, config.glue, setting, False)
       logits = predict_logits(task, model, strategy, data, texts)
-      _write(path, label_file(texts.indices, logits, config.glue))
-      paths.append(path)
-  return paths
+      files[name] = label_file(texts.indices, logits, config.glue)
+  return files
 
 
 def label_file(
@@ -102,26 +108,26 @@ def predict_logits(task, model, strategy, data, texts) -> np.ndarray:
   def step(batch):
     return batch['example_id'], model.logits(batch)
 
-  logits = np.zeros([texts.num_rows, task.num_classes], np.float32)
-  for ids, some in _run_over(strategy, maker.dataset, step):
-    logits[ids[ids >= 0]] = some[ids >= 0]
+  logits, _ = row_logits.gather(
+    _run_over(strategy, maker.dataset, step),
+    (texts.num_rows, task.num_classes),
+    strategy,
+  )
   return logits
 
 
-def _write_answers(task, model, strategy, model_dir):
-  config, paths = task.task_config, []
-  folder = os.path.join(model_dir, FOLDER)
+def _answer_files(task, model, strategy):
+  """Returns the text of every file by its name."""
+  config, files = task.task_config, {}
   if task.last_answers is not None:
-    paths += _write_answer_files(
-      os.path.join(folder, 'validation'), task.last_answers
-    )
+    files |= _files_of(task.last_answers, 'validation')
   if configs.has_source(config.test_data):
     windows = squad_windows.windows_of(
       config.test_data, config.squad, config.vocabulary, 'squad.test_data'
     )
     answers = answer_questions(task, model, strategy, windows)
-    paths += _write_answer_files(os.path.join(folder, 'test'), answers)
-  return paths
+    files |= _files_of(answers, 'test')
+  return files
 
 
 def answer_questions(task, model, strategy, windows) -> squad_answers.Answers:
@@ -137,25 +143,38 @@ def answer_questions(task, model, strategy, windows) -> squad_answers.Answers:
     return (batch['example_id'], *model.logits(batch))
 
   logits = question_task.stack_logits(
-    _run_over(strategy, batches, step), windows, config
+    _run_over(strategy, batches, step), windows, config, strategy
   )
   return squad_answers.find_answers(windows, *logits, config.squad)
 
 
-def _write_answer_files(folder, answers):
+def _files_of(answers, folder):
   contents = {ANSWERS_FILE: answers.predictions, NBEST_FILE: answers.nbest}
   if answers.null_odds:
     contents[NULL_ODDS_FILE] = answers.null_odds
-  paths = []
-  for name, content in contents.items():
-    paths.append(os.path.join(folder, name))
-    _write(paths[-1], json.dumps(content, indent=2, ensure_ascii=False) + '\n')
-  return paths
+  return {
+    os.path.join(folder, name): json.dumps(
+      content, indent=2, ensure_ascii=False
+    )
+    + '\n'
+    for name, content in contents.items()
+  }
 
 
 def _run_over(strategy, dataset_function, step):
-  """Yields `step` of every replica's batch as numpy arrays."""
-  dataset = orbit.utils.make_distributed_dataset(strategy, dataset_function)
+  """Yields `step` of the batches of this worker's devices as numpy arrays.
+
+  Args:
+    strategy: deals the rows out.
+    dataset_function: from an input context to a dataset.
+    step: function of a batch.
+  """
+
+  # Orbit tells by the name that a function takes a context.
+  def batches(input_context):
+    return dataset_function(input_context)
+
+  dataset = orbit.utils.make_distributed_dataset(strategy, batches)
 
   @tf.function
   def run(batch):
@@ -166,8 +185,3 @@ def _run_over(strategy, dataset_function, step):
     replicas = zip(*map(strategy.experimental_local_results, results))
     for outputs in replicas:
       yield tuple(output.numpy() for output in outputs)
-
-
-def _write(path, text):
-  tf.io.gfile.makedirs(os.path.dirname(path))
-  vocabulary_lib.write_whole_file(path, text)

@@ -14,6 +14,7 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.finetuning import (
   configs,
   models,
+  row_logits,
   squad_answers,
   squad_windows,
   step,
@@ -106,7 +107,7 @@ class QuestionTask(step.SeededStep, question_answering.QuestionAnsweringTask):
     }
 
   def aggregate_logs(self, state=None, step_outputs=None):
-    """Collects the logits of every window."""
+    """Collects numbers and logits of this worker's windows."""
     state = state or []
     names = ('example_id', 'start_logits', 'end_logits')
     for outputs in zip(*(step_outputs[name] for name in names)):
@@ -118,31 +119,31 @@ class QuestionTask(step.SeededStep, question_answering.QuestionAnsweringTask):
     del global_step
     config = self.task_config
     windows = self.windows_of(config.validation_data)
+    logits = stack_logits(
+      aggregated_logs, windows, config, tf.distribute.get_strategy()
+    )
     self.last_answers = squad_answers.find_answers(
-      windows, *stack_logits(aggregated_logs, windows, config), config.squad
+      windows, *logits, config.squad
     )
     return squad_answers.official_scores(
       windows.data.articles, self.last_answers, config.squad.version
     )
 
 
-def stack_logits(parts, windows, config):
-  """Returns start and end logits, float32 [W, S] each.
+def stack_logits(parts, windows, config, strategy):
+  """Returns start and end logits of all workers, float32 [W, S] each.
 
   Args:
-    parts: tuples of numbers [n] and logits [n, S'], [n, S'], S' at most S;
-      numbers below 0 are no windows.
+    parts: tuples of numbers [n] and logits [n, S'], [n, S'], S' at most S, of
+      this worker; numbers below 0 are no windows.
     windows: the windows.
     config: the task section.
+    strategy: the strategy that the workers share.
   """
-  shape = [windows.num_windows, config.validation_data.seq_length]
-  start, end = (
-    np.full(shape, -1e30, np.float32),
-    np.full(shape, -1e30, np.float32),
+  logits, _ = row_logits.gather(
+    ((ids, np.stack(both, axis=1)) for ids, *both in parts),
+    (windows.num_windows, 2, config.validation_data.seq_length),
+    strategy,
+    fill=-1e30,
   )
-  for ids, some_start, some_end in parts:
-    is_window = ids >= 0
-    width = some_start.shape[1]
-    start[ids[is_window], :width] = some_start[is_window]
-    end[ids[is_window], :width] = some_end[is_window]
-  return start, end
+  return logits[:, 0], logits[:, 1]

@@ -16,6 +16,7 @@ from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.finetuning import (
   configs,
   models,
+  row_logits,
   scores,
   sentence_data,
   step,
@@ -131,24 +132,27 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
     return {'example_id': inputs['example_id'], 'logits': logits}
 
   def aggregate_logs(self, state=None, step_outputs=None):
-    """Collects [number, logits] of every row, [n, 1 + C]."""
+    """Collects numbers [n] and logits [n, C] of this worker's rows."""
     state = state or []
     for ids, logits in zip(step_outputs['example_id'], step_outputs['logits']):
-      rows = np.concatenate([ids.numpy()[:, np.newaxis], logits.numpy()], 1)
-      state.append(rows[rows[:, 0] >= 0])
+      state.append((ids.numpy(), logits.numpy()))
     return state
 
   def reduce_aggregated_logs(self, aggregated_logs, global_step=None):
-    """Returns the scores; those of the second set have a suffix."""
+    """Returns the scores of all workers' rows; the second set has a suffix."""
     del global_step
-    rows = np.concatenate(aggregated_logs)
-    rows = rows[np.argsort(rows[:, 0], kind='stable')]
-    places = rows[:, 0].astype(np.int64)
-    labels = self._validation_texts.labels[places]
+    texts = self._validation_texts
+    logits, is_there = row_logits.gather(
+      aggregated_logs,
+      (texts.num_rows, self.num_classes),
+      tf.distribute.get_strategy(),
+    )
+    labels, logits = texts.labels[is_there], logits[is_there].astype(np.float64)
+    [places] = np.nonzero(is_there)
     is_matched = places < self._num_matched
-    results = self._scores(labels[is_matched], rows[is_matched, 1:])
+    results = self._scores(labels[is_matched], logits[is_matched])
     if not is_matched.all():
-      more = self._scores(labels[~is_matched], rows[~is_matched, 1:])
+      more = self._scores(labels[~is_matched], logits[~is_matched])
       results |= {f'{name}_{MISMATCHED}': more[name] for name in more}
     return results
 
