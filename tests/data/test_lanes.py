@@ -1,5 +1,6 @@
 """Each pipeline reads its own part of indexed shards."""
 
+import functools
 import os
 
 import numbered_shards
@@ -56,6 +57,17 @@ def load(numbered_text):
   return numbers
 
 
+@pytest.fixture(scope='module')
+def once(shards, load):
+  """Returns all global batches of the shards, loaded once for all tests."""
+
+  @functools.cache
+  def batches(**settings):
+    return load(section(shards, **settings))
+
+  return batches
+
+
 def together(load, config, pipelines, **arguments):
   """Returns the global batches of several pipelines."""
   shares = [
@@ -72,19 +84,20 @@ def rows_of(batches):
 @pytest.mark.parametrize(
   ('batch_size', 'num_lanes', 'pipelines'),
   [
-    (6, 6, (2, 3)),  # A lane for each slot.
+    (6, 6, (3,)),  # A lane for each slot.
     (40, 20, (4,)),  # The corpus hardly fills a batch.
     (100, 25, (2,)),  # Epochs end in a batch; two pipelines share a lane.
     (74, 2, (2,)),  # Few divisors.
   ],
 )
 def test_global_batches_do_not_depend_on_the_number_of_pipelines(
-  shards, load, batch_size, num_lanes, pipelines
+  shards, load, once, batch_size, num_lanes, pipelines
 ):
-  config = section(shards, global_batch_size=batch_size)
+  settings = {'global_batch_size': batch_size}
+  config = section(shards, **settings)
   blocks = shard_blocks.BlockReader(shard_index.entries(shards))
   assert lanes.LaneReader(blocks, config).num_lanes == num_lanes
-  whole = load(config)
+  whole = once(**settings)
   assert {len(batch) for batch in whole} == {batch_size}
   assert len(whole) == -(-3 * NUM_ROWS // batch_size)
   for number in pipelines:
@@ -100,34 +113,32 @@ def test_global_batches_do_not_depend_on_the_number_of_pipelines(
 @pytest.mark.parametrize(
   ('batch_size', 'firsts'),
   [
-    (6, (1, 11, 12, 23, 33, 34)),  # Beside the ends of the epochs.
-    (100, (1, 2, 3)),  # An epoch ends in every batch.
+    (6, (11, 12, 33)),  # Beside the ends of the epochs.
+    (100, (1, 2)),  # An epoch ends in every batch.
   ],
 )
 def test_any_batch_is_gone_to_at_once(shards, load, batch_size, firsts):
   config = section(shards, global_batch_size=batch_size, shuffle_buffer_size=18)
   whole = load(config)
-  assert len(whole) >= firsts[-1]
+  assert len(whole) > firsts[-1]
   for first in firsts:
     assert load(config, first_batch=first) == whole[first:]
   # With another number of pipelines.
-  first = firsts[1]
   assert together(load, config, 2, first_batch=first) == whole[first:]
 
 
-def test_the_last_batch_can_be_left_out(shards, load):
-  config = section(shards, drop_remainder=True)
-  assert load(config) == load(section(shards))[: 3 * NUM_ROWS // 6]
+def test_the_last_batch_can_be_left_out(once):
+  assert once(drop_remainder=True) == once()[: 3 * NUM_ROWS // 6]
 
 
-def test_pipelines_give_batches_for_a_replica(shards, load):
+def test_pipelines_give_batches_for_a_replica(shards, load, once):
   config = section(shards, drop_remainder=True)
   share = load(config, pipelines=2, pipeline=1, replicas=6)
-  halves = [batch[3:] for batch in load(config)]
+  halves = [batch[3:] for batch in once(drop_remainder=True)]
   assert share == [[row] for half in halves for row in half]
 
 
-def test_training_without_end_has_static_shapes(shards, numbered_text, load):
+def test_training_without_end_has_static_shapes(shards, numbered_text, once):
   config = section(shards, num_epochs=0, drop_remainder=True)
   batches = loader.load_dataset(config, numbered_text.vocabulary)
   assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -137,11 +148,13 @@ def test_training_without_end_has_static_shapes(shards, numbered_text, load):
     for batch in batches.take(3 * NUM_ROWS // 6)
     for row in batch['masked_lm_ids'][:, 0].numpy().tolist()
   ]
-  assert rows == rows_of(load(section(shards, drop_remainder=True)))
+  assert rows == rows_of(once(drop_remainder=True))
 
 
-def test_the_order_is_another_one_in_each_epoch_and_for_each_seed(shards, load):
-  rows = rows_of(load(section(shards)))
+def test_the_order_is_another_one_in_each_epoch_and_for_each_seed(
+  shards, load, once
+):
+  rows = rows_of(once())
   assert rows == rows_of(load(section(shards)))
   epochs = np.reshape(rows, [3, NUM_ROWS]).tolist()
   assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
@@ -270,9 +283,7 @@ def test_a_data_service_reads_indexed_shards(shards, load):
 
 def test_validation_keeps_the_order_of_the_shards(shards, load):
   config = section(shards, is_training=False, num_epochs=0)
-  for pipelines in (1, 3):
-    batches = together(load, config, pipelines)
-    assert rows_of(batches) == list(range(NUM_ROWS))
+  assert rows_of(together(load, config, 2)) == list(range(NUM_ROWS))
 
 
 def test_files_without_an_index_are_read_as_one_stream(tmp_path, load):
@@ -281,5 +292,5 @@ def test_files_without_an_index_are_read_as_one_stream(tmp_path, load):
   tf.io.gfile.remove(shard_index.index_path(str(tmp_path / 'part')))
   config = section(paths)
   whole = load(config)
-  assert together(load, config, 3) == whole
+  assert together(load, config, 2) == whole
   assert sorted(rows_of(whole)) == sorted(3 * list(range(NUM_ROWS)))
