@@ -102,22 +102,209 @@ def test_a_model_that_runs_python_is_refused(tmp_path):
     saved_model_safety.check(str(tmp_path))
 
 
-class SavesWhereItLikes(tf.Module):
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
-  def __call__(self, numbers):
-    tf.raw_ops.SaveV2(
-      prefix='anywhere',
-      tensor_names=['a'],
-      shape_and_slices=[''],
-      tensors=[numbers],
+class ReachesOut(tf.Module):
+  """Answers with what `reach_out` returns, string [B] for text [B]."""
+
+  def __init__(self, reach_out):
+    super().__init__()
+    self.reach_out = reach_out
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'text')])
+  def __call__(self, text):
+    return {'out': self.reach_out(text)}
+
+
+def save_somewhere(text):
+  raw = tf.raw_ops.SaveV2(
+    prefix='anywhere',
+    tensor_names=['a'],
+    shape_and_slices=[''],
+    tensors=[text],
+  )
+  with tf.control_dependencies([raw]):
+    return tf.identity(text)
+
+
+@tf.function
+def _traced_save(text):
+  """Bears the name that TensorFlow gives the saver's own function."""
+  return save_somewhere(text)
+
+
+def look_up_in(file_name, text):
+  table = tf.raw_ops.HashTableV2(key_dtype=tf.int64, value_dtype=tf.string)
+  filled = tf.raw_ops.InitializeTableFromTextFileV2(
+    table_handle=table, filename=file_name, key_index=-1, value_index=-2
+  )
+  with tf.control_dependencies([filled]):
+    return tf.raw_ops.LookupTableFindV2(
+      table_handle=table,
+      keys=tf.zeros_like(text, tf.int64),
+      default_value='',
     )
-    return {'out': numbers}
 
 
-def test_a_model_that_saves_by_itself_is_refused(tmp_path):
-  save(SavesWhereItLikes(), tmp_path)
-  with pytest.raises(errors.ConfigurationError, match='SaveV2'):
+REACHING_OUT = {
+  'SaveV2 outside of saving': save_somewhere,
+  'SaveV2 outside of saving and restoring': _traced_save,
+  'InitializeTableFromTextFileV2 with a file': lambda text: look_up_in(
+    '/etc/passwd', text
+  ),
+  'InitializeTableFromTextFileV2 with a file that is no asset': lambda text: (
+    look_up_in(text[0], text)
+  ),
+  'ImmutableConst': lambda text: tf.raw_ops.ImmutableConst(
+    dtype=tf.uint8, shape=[8], memory_region_name='/etc/passwd'
+  ),
+  'LoadAndRemapMatrix': lambda text: tf.raw_ops.LoadAndRemapMatrix(
+    ckpt_path='a',
+    old_tensor_name='a',
+    row_remapping=[0],
+    col_remapping=[0],
+    initializing_values=[0.0],
+    num_rows=1,
+    num_cols=1,
+  ),
+  'Dataset': lambda text: tf.cast(
+    tf.data.TextLineDataset('/etc/passwd').reduce(0, lambda n, _: n + 1),
+    tf.int32,
+  ),
+  'RestoreV2': lambda text: tf.raw_ops.RestoreV2(
+    prefix='a', tensor_names=['a'], shape_and_slices=[''], dtypes=[tf.string]
+  )[0],
+}
+
+
+@pytest.mark.parametrize('found', REACHING_OUT)
+def test_a_model_that_reaches_out_is_refused(tmp_path, found):
+  save(ReachesOut(REACHING_OUT[found]), tmp_path)
+  with pytest.raises(errors.ConfigurationError, match=found) as caught:
+    load(tmp_path)
+  assert 'neither read nor write files' in str(caught.value)
+
+
+def edit(folder, change):
+  """Lets `change` edit the only MetaGraphDef of a SavedModel."""
+  model = saved_model_safety._read(str(folder))
+  change(model.meta_graphs[0])
+  path = pathlib.Path(folder) / 'saved_model.pb'
+  path.write_bytes(model.SerializeToString())
+
+
+def test_saving_is_not_allowed_to_what_a_signature_calls_too(tmp_path):
+  def let_the_saver_call_it(meta_graph):
+    [name] = (
+      function.signature.name
+      for function in meta_graph.graph_def.library.function
+      if any('anywhere' in str(node.attr) for node in function.node_def)
+    )
+    [saver] = (
+      node
+      for node in meta_graph.graph_def.node
+      if node.name == meta_graph.saver_def.restore_op_name
+    )
+    saver.attr['also'].func.name = name
+
+  save(ReachesOut(save_somewhere), tmp_path)
+  edit(tmp_path, let_the_saver_call_it)
+  with pytest.raises(errors.ConfigurationError, match='SaveV2 outside'):
     saved_model_safety.check(str(tmp_path))
+
+
+def test_a_function_that_stands_for_the_savers_is_refused(tmp_path):
+  def rename(meta_graph):
+    for function in meta_graph.graph_def.library.function:
+      if 'traced_save' in function.signature.name:
+        function.attr['api_implements'].s = b'any'
+
+  save(ReachesOut(tf.strings.lower), tmp_path)
+  saved_model_safety.check(str(tmp_path))
+  edit(tmp_path, rename)
+  with pytest.raises(errors.ConfigurationError, match='V2 outside'):
+    saved_model_safety.check(str(tmp_path))
+
+
+class LooksUp(tf.Module):
+  """Has a table that is filled from an asset, and a constant string."""
+
+  def __init__(self, path):
+    super().__init__()
+    self.table = tf.lookup.StaticVocabularyTable(
+      tf.lookup.TextFileInitializer(
+        path,
+        tf.string,
+        tf.lookup.TextFileIndex.WHOLE_LINE,
+        tf.int64,
+        tf.lookup.TextFileIndex.LINE_NUMBER,
+      ),
+      num_oov_buckets=1,
+    )
+    self.constant = tf.constant('/etc/passwd')
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, 'text')])
+  def __call__(self, text):
+    return {'out': self.table.lookup(text + self.constant)}
+
+
+def test_a_table_is_filled_from_an_asset_only(tmp_path):
+  def capture_the_constant(meta_graph):
+    objects = meta_graph.object_graph_def
+    constant = next(
+      number
+      for number, node in enumerate(objects.nodes)
+      if node.HasField('constant')
+    )
+    [initializer] = (
+      function
+      for name, function in objects.concrete_functions.items()
+      if 'initializer' in name
+    )
+    asset = [
+      objects.nodes[n].HasField('asset') for n in initializer.bound_inputs
+    ]
+    initializer.bound_inputs[asset.index(True)] = constant
+
+  vocabulary = tmp_path / 'vocab.txt'
+  vocabulary.write_text('a\n')
+  save(LooksUp(str(vocabulary)), tmp_path / 'model')
+  saved_model_safety.check(str(tmp_path / 'model'))
+  edit(tmp_path / 'model', capture_the_constant)
+  with pytest.raises(errors.ConfigurationError, match='no asset of it'):
+    saved_model_safety.check(str(tmp_path / 'model'))
+
+
+def test_an_unknown_operation_is_refused(tmp_path):
+  def rename(meta_graph):
+    for function in meta_graph.graph_def.library.function:
+      for node in function.node_def:
+        node.op = node.op.replace('StringLower', 'NoSuchOperation')
+
+  save(ReachesOut(tf.strings.lower), tmp_path)
+  edit(tmp_path, rename)
+  with pytest.raises(errors.ConfigurationError, match='NoSuchOperation, which'):
+    saved_model_safety.check(str(tmp_path))
+
+
+def test_a_model_of_tensorflow_1_is_refused(tmp_path):
+  save(ReachesOut(tf.strings.lower), tmp_path)
+  edit(tmp_path, lambda meta_graph: meta_graph.ClearField('object_graph_def'))
+  with pytest.raises(errors.ConfigurationError, match='of TensorFlow 2'):
+    saved_model_safety.check(str(tmp_path))
+
+
+def test_no_operation_that_takes_a_file_counts_as_computing():
+  words = {'file', 'files', 'filename', 'filenames', 'path', 'url', 'urls'}
+  words |= {'address', 'directory', 'prefix', 'prefixes', 'region', 'module'}
+  taking_files = []
+  for name in dir(tf.raw_ops):
+    definition = saved_model_safety.op_def_registry.get(name)
+    if definition is None:
+      continue
+    arguments = (*definition.input_arg, *definition.attr)
+    if any(words & set(a.name.lower().split('_')) for a in arguments):
+      taking_files.append(name)
+  assert {'ReadFile', 'ImmutableConst', 'SaveV2'} < set(taking_files)
+  assert not [n for n in taking_files if saved_model_safety._computes(n)]
 
 
 @pytest.mark.parametrize('name', ['../outside.txt', '/etc/hostname', '..'])
@@ -128,10 +315,11 @@ def test_an_asset_outside_the_folder_is_refused(tmp_path, name):
   module.asset = tf.saved_model.Asset(str(vocabulary))
   tf.saved_model.save(module, str(tmp_path / 'model'))
   saved_model_safety.check(str(tmp_path / 'model'))
-  path = tmp_path / 'model' / 'saved_model.pb'
-  model = saved_model_safety._read(str(tmp_path / 'model'))
-  model.meta_graphs[0].asset_file_def[0].filename = name
-  path.write_bytes(model.SerializeToString())
+
+  def rename(meta_graph):
+    meta_graph.asset_file_def[0].filename = name
+
+  edit(tmp_path / 'model', rename)
   with pytest.raises(errors.ConfigurationError, match='own folder') as caught:
     saved_model_safety.check(str(tmp_path / 'model'))
   assert repr(name) in str(caught.value)

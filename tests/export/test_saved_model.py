@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from hard_strings import HARD_STRINGS
 
-from tokendrop_tf import init_weights, text_inputs
+from tokendrop_tf import init_weights, saved_model_safety, text_inputs
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import load_model, saved_model
 
@@ -233,3 +233,11 @@ def test_the_folder_describes_itself(exported_run):
   assert source.lower_case is True
   tokens = vocabulary_lib.Vocabulary.from_file(source.vocabulary_path).tokens
   assert tokens == exported_run.loaded.vocabulary.tokens
+
+
+def test_no_exported_model_is_taken_for_one_that_reaches_out(exported_run):
+  paths = sorted(exported_run.folders['saved_model'].rglob('saved_model.pb'))
+  for path in paths:
+    saved_model_safety.check(str(path.parent))
+  names = {path.parts[-2] for path in paths}
+  assert {'encoder', 'preprocessor'} < names
