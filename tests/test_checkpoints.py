@@ -1,10 +1,11 @@
 import os
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tokendrop_tf import checkpoints, errors
+from tokendrop_tf import checkpoints, errors, runner
 
 
 @pytest.fixture
@@ -119,6 +120,49 @@ def test_damaged_checkpoints_are_set_aside_and_unfinished_ones_removed(
     'ckpt-5',
     'ckpt-10',
   ]
+
+
+@pytest.mark.parametrize('content', [b'', b'model_checkpoint_path: "\xff"'])
+def test_a_list_of_checkpoints_that_cannot_be_read_is_written_anew(
+  model_dir, content
+):
+  (model_dir / 'checkpoint').write_bytes(content)
+  assert checkpoints.newest(str(model_dir)) == str(model_dir / 'ckpt-15')
+  checkpoints.repair_record(str(model_dir))
+  manager = tf.train.CheckpointManager(tf.train.Checkpoint(), str(model_dir), 9)
+  assert [os.path.basename(path) for path in manager.checkpoints] == [
+    'ckpt-5',
+    'ckpt-10',
+    'ckpt-15',
+  ]
+
+
+def test_a_list_of_checkpoints_that_are_gone_is_removed(tmp_path):
+  (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "ckpt-5"')
+  assert checkpoints.newest(str(tmp_path)) is None
+  checkpoints.set_aside(str(tmp_path), None)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('how', 'is_told'), [('cut', True), ('deleted', False), ('whole', False)]
+)
+def test_an_evaluation_of_all_checkpoints_tells_of_damaged_ones(
+  model_dir, how, is_told
+):
+  if how == 'cut':
+    (model_dir / 'ckpt-15.data-00000-of-00001').write_bytes(b'')
+  if how == 'deleted':
+    for path in model_dir.glob('ckpt-15.*'):
+      path.unlink()
+  told = []
+  controller = types.SimpleNamespace(
+    _report=types.SimpleNamespace(show=told.append)
+  )
+  prefix = str(model_dir / 'ckpt-15')
+  assert runner.Controller._is_damaged(controller, prefix) == is_told
+  assert len(told) == is_told
+  assert all(f'{prefix} is damaged and left out' in text for text in told)
 
 
 def test_a_checkpoint_that_was_not_written_down_is(model_dir):

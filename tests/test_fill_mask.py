@@ -73,6 +73,21 @@ def run(tiny_corpus, tmp_path_factory) -> pathlib.Path:
   return model_dir
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_read(
+  run, tmp_path, capsys
+):
+  model_dir = shutil.copytree(run, tmp_path / 'model')
+  for path in list(model_dir.glob('ckpt-1.*')):
+    content = bytearray(path.read_bytes())
+    if '.data' in path.name:
+      content[100] ^= 0x10
+    (model_dir / path.name.replace('ckpt-1', 'ckpt-2')).write_bytes(content)
+  (model_dir / 'checkpoint').write_bytes(b'')
+  trained = fill_mask.load_trained_model(str(model_dir))
+  assert trained.checkpoint == str(model_dir / 'ckpt-1')
+  assert f'{model_dir}/ckpt-2 is damaged' in capsys.readouterr().err
+
+
 @pytest.fixture(scope='module')
 def trained(run) -> fill_mask.TrainedModel:
   return fill_mask.load_trained_model(str(run))

@@ -376,6 +376,8 @@ class TestEval:
     self, finished, tiny_corpus
   ):
     model_dir, _ = finished
+    # As a power cut leaves it: TensorFlow does not sync it to disk.
+    (model_dir / 'checkpoint').write_bytes(b'')
     (model_dir / 'evaluations.jsonl').unlink(missing_ok=True)
     train.main(flags(tiny_corpus, model_dir, mode='continuous_eval'))
     assert [

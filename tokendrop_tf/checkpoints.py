@@ -1,7 +1,9 @@
 """Finds the newest checkpoint that is whole, and sets damaged ones aside.
 
 TensorFlow keeps a checksum of every tensor in a checkpoint, so one is whole if
-all its tensors can be read.
+all its tensors can be read. Which there are is seen from the files themselves:
+the file `checkpoint` that lists them is not synced to disk, so it may be empty
+after a power cut, and it could name files of another folder.
 """
 
 import os
@@ -52,6 +54,15 @@ def prefixes(model_dir: str) -> list[str]:
   return [os.path.join(model_dir, f'ckpt-{step}') for step in steps]
 
 
+def newest(model_dir: str) -> str | None:
+  """Returns the newest checkpoint of a run, whole or not, `None` without any.
+
+  Example:
+    newest('runs/a')  # 'runs/a/ckpt-1000'
+  """
+  return next(iter(prefixes(model_dir)), None)
+
+
 def newest_whole(model_dir: str, tell) -> str | None:
   """Returns the newest checkpoint whose checksums hold, `None` without any.
 
@@ -87,12 +98,13 @@ def set_aside(model_dir: str, newest: str | None) -> None:
 
   Args:
     model_dir: folder of the run.
-    newest: the checkpoint that the run goes on from; `None` leaves all alone.
+    newest: the checkpoint that the run goes on from; `None` without any.
   """
   remove_unfinished(model_dir)
-  if newest is None:
-    return
   everything = prefixes(model_dir)
+  if newest is None:
+    _record(model_dir, everything[::-1])
+    return
   for prefix in everything[: everything.index(newest)]:
     for path in tf.io.gfile.glob(f'{prefix}.*'):
       folder, name = os.path.split(path)
@@ -110,15 +122,36 @@ def remove_unfinished(model_dir: str) -> None:
       tf.io.gfile.rmtree(os.path.join(model_dir, name))
 
 
+def repair_record(model_dir: str) -> None:
+  """Lists the checkpoints anew if the file that does cannot be read.
+
+  Args:
+    model_dir: folder of a run, which need not exist.
+  """
+  if _recorded(model_dir) is None:
+    _record(model_dir, prefixes(model_dir)[::-1])
+
+
+def _recorded(model_dir: str) -> list[str] | None:
+  """Returns the listed names, oldest first; `None` if they cannot be read."""
+  try:
+    state = tf.train.get_checkpoint_state(model_dir)
+  except ValueError:  # Empty, or no text.
+    return None
+  paths = state.all_model_checkpoint_paths if state else ()
+  return [os.path.basename(path) for path in paths]
+
+
 def _record(model_dir: str, kept: list[str]) -> None:
   """Writes which checkpoints there are, oldest first, unless it is known.
 
   A process that was killed may have written a checkpoint and not yet that.
   """
   names = [os.path.basename(prefix) for prefix in kept]
-  state = tf.train.get_checkpoint_state(model_dir)
-  known = state.all_model_checkpoint_paths if state else ()
-  if names == [os.path.basename(prefix) for prefix in known]:
+  if not kept:
+    _remove_record(model_dir)
+    return
+  if names == _recorded(model_dir):
     return
   # Either form is written down relative to the folder.
   paths = names if os.path.isabs(model_dir) else kept
@@ -132,6 +165,12 @@ def _record(model_dir: str, kept: list[str]) -> None:
     all_model_checkpoint_timestamps=times,
     last_preserved_timestamp=min(times) - 1.0,
   )
+
+
+def _remove_record(model_dir: str) -> None:
+  path = os.path.join(model_dir, 'checkpoint')
+  if tf.io.gfile.exists(path):
+    tf.io.gfile.remove(path)
 
 
 def _missing_shard(prefix: str) -> str:

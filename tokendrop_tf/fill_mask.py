@@ -68,7 +68,7 @@ def load_trained_model(
     fill_mask(trained, 'The [MASK] of the array.')[0][0]  # ('size', 0.31)
   """
   params = run_folder.load_params(experiment, model_dir)
-  checkpoint = run_folder.require_checkpoint(model_dir)
+  checkpoint = run_folder.require_whole_checkpoint(model_dir)
   if vocabulary_path:
     params.task.vocabulary.path = vocabulary_path
     params.task.vocabulary.counts_path = ''

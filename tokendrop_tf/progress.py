@@ -17,7 +17,7 @@ import orbit
 import tensorflow as tf
 
 import tokendrop_tf
-from tokendrop_tf import configs, keep_schedule, step_cost
+from tokendrop_tf import checkpoints, configs, keep_schedule, step_cost
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 METRICS_FILE = 'metrics.jsonl'
@@ -346,7 +346,7 @@ def end_block(mode, model_dir, step, seconds, validation=None, levels=None):
   rows = [('step', f'{step:,}, after {duration_text(seconds)}')]
   if validation:
     rows.append(('validation', losses_text(validation, levels)))
-  checkpoint = tf.train.latest_checkpoint(model_dir)
+  checkpoint = checkpoints.newest(model_dir)
   rows += [
     ('weights', checkpoint or 'no checkpoint'),
     ('settings', f'{os.path.join(model_dir, "params.yaml")} and config.gin'),

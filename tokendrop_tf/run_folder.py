@@ -6,12 +6,13 @@ the tree that it began with.
 """
 
 import os
+import sys
 
 import tensorflow as tf
 import yaml
 from official.core import exp_factory
 
-from tokendrop_tf import errors
+from tokendrop_tf import checkpoints, errors
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 
 PARAMS_FILE = 'params.yaml'
@@ -140,7 +141,7 @@ def check_unchanged(params, model_dir):
     errors.ConfigurationError: listing every setting that differs, old and new.
   """
   if not has_configuration(model_dir):
-    checkpoint = tf.train.latest_checkpoint(model_dir)
+    checkpoint = checkpoints.newest(model_dir)
     if checkpoint:
       raise errors.ConfigurationError(
         f'--model_dir must be empty or hold a run with its {PARAMS_FILE}. '
@@ -182,18 +183,32 @@ def save_configuration(params, gin_text, model_dir):
 
 
 def require_checkpoint(model_dir) -> str:
-  """Returns the newest checkpoint's path.
+  """Returns the newest checkpoint's path; it may be damaged.
 
   Raises:
     errors.ConfigurationError: if there is none.
   """
-  checkpoint = tf.train.latest_checkpoint(model_dir)
+  checkpoint = checkpoints.newest(model_dir)
   if not checkpoint:
     raise errors.ConfigurationError(
       f'--model_dir must hold a checkpoint. Received: {model_dir}, which has '
       'none. Train first, or pass another --model_dir.'
     )
   return checkpoint
+
+
+def require_whole_checkpoint(model_dir) -> str:
+  """Returns the path of the newest checkpoint whose checksums hold.
+
+  Tells on stderr which are damaged.
+
+  Raises:
+    errors.ConfigurationError: if there is none.
+  """
+  require_checkpoint(model_dir)
+  return checkpoints.newest_whole(
+    model_dir, lambda text: print(text, file=sys.stderr)
+  )
 
 
 def gin_file(model_dir) -> str:
@@ -309,7 +324,7 @@ def _table(differences):
 def _about_train_steps(differences, model_dir):
   if 'trainer.train_steps' not in [name for name, _, _ in differences]:
     return ''
-  checkpoint = tf.train.latest_checkpoint(model_dir)
+  checkpoint = checkpoints.newest(model_dir)
   if not checkpoint:
     return ''
   is_pretraining = experiment_of(model_dir) == _PRETRAINING

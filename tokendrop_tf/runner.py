@@ -162,6 +162,8 @@ def _find_checkpoint(mode, model_dir, strategy, report):
   Returns:
     Its prefix; `None` to begin, and where checkpoints are waited for.
   """
+  if strategy.extended.should_checkpoint:
+    checkpoints.repair_record(model_dir)
   if mode == 'continuous_eval':
     return None
   checkpoint = checkpoints.newest_whole(model_dir, report.show)
@@ -335,7 +337,10 @@ class Controller(orbit.Controller):
 
   def restore_checkpoint(self, checkpoint_path=None):
     """Restores a checkpoint, at first the one that was found whole."""
-    return super().restore_checkpoint(checkpoint_path or self._checkpoint)
+    checkpoint_path = checkpoint_path or self._checkpoint
+    if checkpoint_path is None and self.trainer is None:
+      return None  # An evaluation that waits for one.
+    return super().restore_checkpoint(checkpoint_path)
 
   def _misses_validation(self, train_steps, eval_interval):
     """Returns whether the run ended between a checkpoint and its validation."""
@@ -352,6 +357,8 @@ class Controller(orbit.Controller):
     for checkpoint in tf.train.checkpoints_iterator(
       self.checkpoint_manager.directory, timeout=timeout, timeout_fn=timeout_fn
     ):
+      if self._is_damaged(checkpoint):
+        continue
       # A training that goes on may delete what is being read.
       with contextlib.suppress(tf.errors.NotFoundError):
         self.restore_checkpoint(checkpoint)
@@ -359,6 +366,16 @@ class Controller(orbit.Controller):
         if timeout_fn():
           break
     return output
+
+  def _is_damaged(self, checkpoint):
+    """Tells of a checkpoint that is damaged, not of one that was deleted."""
+    what = checkpoints.damage(checkpoint)
+    if not what or not tf.io.gfile.exists(f'{checkpoint}.index'):
+      return False
+    self._report.show(
+      f'The checkpoint {checkpoint} is damaged and left out: {what}'
+    )
+    return True
 
   def evaluate(self, steps=-1):
     began = time.monotonic()
@@ -437,7 +454,7 @@ class Controller(orbit.Controller):
 
   def _stop(self, what):
     self._sync_on_async_checkpointing()
-    checkpoint = tf.train.latest_checkpoint(self._model_dir)
+    checkpoint = checkpoints.newest(self._model_dir)
     kept = (
       f'The last good checkpoint is kept: {checkpoint}.'
       if checkpoint

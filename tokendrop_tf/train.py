@@ -19,10 +19,10 @@ import time
 from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 
 # isort: split
-import tensorflow as tf
 from official.core import exp_factory
 
 from tokendrop_tf import (
+  checkpoints,
   configs,
   errors,
   experiments,
@@ -212,7 +212,7 @@ def check_configuration(params, flags):
 
 def check_initial_weights(task, vocabulary, model_dir):
   """Checks what a new run starts from; one that goes on has its weights."""
-  if task.init_checkpoint and not tf.train.latest_checkpoint(model_dir):
+  if task.init_checkpoint and not checkpoints.newest(model_dir):
     source = init_weights.check_fits(task.init_checkpoint, task.model)
     init_weights.check_vocabulary(source, vocabulary)
 
@@ -307,7 +307,7 @@ def end_block(params, flags, experiment, strategy, report, began, levels):
 
 
 def _where_it_stopped(model_dir):
-  checkpoint = tf.train.latest_checkpoint(model_dir)
+  checkpoint = checkpoints.newest(model_dir)
   if not checkpoint:
     return 'No checkpoint had been written yet.'
   return (

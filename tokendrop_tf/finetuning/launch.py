@@ -1,8 +1,6 @@
 """What the launcher does for fine-tuning where it differs from pretraining."""
 
-import tensorflow as tf
-
-from tokendrop_tf import run_folder
+from tokendrop_tf import checkpoints, run_folder
 from tokendrop_tf.finetuning import (
   configs,
   predictions,
@@ -32,7 +30,7 @@ def check_configuration(params, mode, model_dir):
   configs.validate_sources(params, mode)
   if is_training:
     run_folder.check_writable(model_dir)
-  resolution.resolve(params, mode, tf.train.latest_checkpoint(model_dir))
+  resolution.resolve(params, mode, checkpoints.newest(model_dir))
   if is_training:
     run_folder.check_unchanged(params, model_dir)
   elif run_folder.has_configuration(model_dir):

@@ -77,7 +77,7 @@ def load_finetuned(model_dir: str, vocabulary_path: str = '') -> FinetunedModel:
     tuned.label_names  # ('entailment', 'not_entailment')
   """
   params = _load_params(model_dir)
-  checkpoint = run_folder.require_checkpoint(model_dir)
+  checkpoint = run_folder.require_whole_checkpoint(model_dir)
   task_config = params.task
   if vocabulary_path:
     task_config.vocabulary.path = vocabulary_path

@@ -19,7 +19,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import progress
+from tokendrop_tf import checkpoints, progress
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.finetuning import (
   configs,
@@ -280,7 +280,7 @@ def end_block(
   if tf.io.gfile.exists(results):
     rows.append(('results', results))
   rows += [('predictions', path) for path in predictions]
-  checkpoint = tf.train.latest_checkpoint(model_dir)
+  checkpoint = checkpoints.newest(model_dir)
   rows.append(('weights', checkpoint or 'no checkpoint'))
   if checkpoint:
     rows.append(
