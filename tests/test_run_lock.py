@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -48,6 +50,29 @@ def test_a_lock_ends_with_its_process(tmp_path):
     pass
 
 
+@pytest.mark.parametrize('code', [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_file_locks_the_file_is_renewed(tmp_path, monkeypatch, code):
+  def flock(*arguments):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  with run_lock.open_lock(str(tmp_path)):
+    with pytest.raises(errors.ConfigurationError, match='or remove'):
+      run_lock.open_lock(str(tmp_path)).__enter__()
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_locked_is_not_held_by_another(
+  tmp_path, monkeypatch
+):
+  def flock(*arguments):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    run_lock.open_lock(str(tmp_path)).__enter__()
+
+
 class TestRemote:
   """What holds in a bucket, tried on a folder."""
 
@@ -65,6 +90,7 @@ class TestRemote:
     [
       {'time': time.time() - run_lock.STALE_SECONDS - 1, 'host': 'other'},
       {'pid': 2**22 + 1},  # Above the largest there can be.
+      {},  # As in a container that was started again.
     ],
   )
   def test_a_stale_lock_is_none(self, tmp_path, changes):
@@ -81,6 +107,29 @@ class TestRemote:
     (tmp_path / run_lock.LOCK_FILE).write_text('{')
     with self.lock(tmp_path):
       pass
+
+  def test_a_lock_that_another_took_over_stops_the_training(
+    self, tmp_path, monkeypatch
+  ):
+    with self.lock(tmp_path) as lock:
+      run_lock.require_held()
+      # It sleeps for long, and another one finds its lock left behind.
+      write_owner(tmp_path, number='2', host='other', pid=7)
+      monkeypatch.setattr(lock, '_renewed', 0.0)
+      with pytest.raises(errors.TrainingError, match='process 7 on other'):
+        run_lock.require_held()
+    run_lock.require_held()
+    assert json.loads((tmp_path / run_lock.LOCK_FILE).read_text())['pid'] == 7
+
+  def test_its_thread_has_ended_before_it_is_removed(
+    self, tmp_path, monkeypatch
+  ):
+    monkeypatch.setattr(run_lock, 'RENEWAL_SECONDS', 0.001)
+    for _ in range(20):
+      with self.lock(tmp_path) as lock:
+        time.sleep(0.002)
+      assert not lock._thread.is_alive()
+      assert not list(tmp_path.iterdir())
 
   def test_the_owner_renews_it(self, tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, 'RENEWAL_SECONDS', 0.01)

@@ -32,6 +32,7 @@ from tokendrop_tf import (
   errors,
   event_files,
   progress,
+  run_lock,
   stopping,
   storage,
   workers,
@@ -270,6 +271,7 @@ class Trainer(base_trainer.Trainer):
 
   def _agree_to_stop(self):
     """Raises `Stopped` on all workers at the same step."""
+    run_lock.require_held()
     request = self.stop_request
     if self.has_workers:
       number = request.signal_number or 0
@@ -418,6 +420,7 @@ class Controller(orbit.Controller):
     is_due = step // interval > self._saved_step // interval
     if step == self._saved_step or (check_interval and not is_due):
       return False
+    run_lock.require_held()
     self._require_finite_weights()
     self._saved_step = step
     with _raised_only():
