@@ -215,6 +215,31 @@ class TestDescribe:
     message = message_of(init_weights.describe, str(tmp_path), 'glue.init')
     assert 'which has no checkpoint. Set glue.init.' in message
 
+  @pytest.mark.parametrize(
+    'content',
+    [
+      b'\xff\xfe\x00',
+      b'task: null',
+      b'task: {model: 3}',
+      b'[]',
+      b'task: {model: {hidden_size: 48}, vocabulary: null}',
+    ],
+  )
+  def test_a_run_with_damaged_settings(self, content, model_dir, tmp_path):
+    for path in model_dir.glob('ckpt-1.*'):
+      shutil.copy(path, tmp_path)
+    (tmp_path / 'params.yaml').write_bytes(content)
+    described = init_weights.describe(str(tmp_path))
+    assert described.source == str(tmp_path / 'ckpt-1')
+    assert described.vocabulary_path is None
+
+  def test_a_run_whose_sizes_are_no_numbers(self, model_dir, tmp_path):
+    for path in model_dir.glob('ckpt-1.*'):
+      shutil.copy(path, tmp_path)
+    (tmp_path / 'params.yaml').write_text("task: {model: {hidden_size: '16'}}")
+    message = message_of(init_weights.describe, str(tmp_path))
+    assert f"Received: hidden_size = '16' in {tmp_path}" in message
+
   def test_a_saved_model_of_others(self, tmp_path):
     (tmp_path / 'saved_model.pb').write_bytes(b'')
     message = message_of(init_weights.describe, str(tmp_path))
@@ -413,10 +438,19 @@ class TestAnotherArchitecture:
     message = message_of(
       init_weights.check_vocabulary,
       init_weights.describe(str(model_dir)),
-      vocabulary_lib.Vocabulary.from_file(str(path)),
+      vocabulary_lib.Vocabulary.from_file(str(path), lower_case=False),
     )
     assert "line 8 is 'w02'" in message
     assert "'w03' in" in message
+
+  def test_a_vocabulary_of_the_other_case(self, model_dir, tiny_corpus):
+    message = message_of(
+      init_weights.check_vocabulary,
+      init_weights.describe(str(model_dir)),
+      vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary),
+    )
+    assert 'lower_case must be that of pretraining.init_checkpoint' in message
+    assert f'Received: True, where {model_dir} has False' in message
 
 
 class TestHuggingFaceFolders:
@@ -499,6 +533,48 @@ class TestHuggingFaceFolders:
     )
     assert 'lacks bert.encoder.layer.3.attention.self.query.weight' in message
 
+  @pytest.mark.parametrize(
+    ('settings', 'received'),
+    [
+      ({'num_attention_heads': 3}, 'hidden_size = 16, num_attention_heads = 3'),
+      ({'num_attention_heads': 0}, 'num_attention_heads = 0 in'),
+      ({'num_attention_heads': '2'}, "num_attention_heads = '2' in"),
+      ({'num_hidden_layers': 0}, 'num_layers = 0 in'),
+      ({'vocab_size': None}, 'vocab_size = None in'),
+      ({'hidden_dropout_prob': 'a'}, "dropout_rate = 'a' in"),
+      ({'hidden_act': ['gelu']}, "hidden_act = ['gelu']"),
+    ],
+  )
+  def test_sizes_that_are_none(self, settings, received, changed_folder):
+    folder = changed_folder(**settings)
+    message = message_of(init_weights.check_fits, folder, MODEL)
+    assert received in message
+    assert folder in message
+
+  @pytest.mark.parametrize(
+    'value',
+    [
+      np.zeros(16, np.float32),
+      np.zeros([15, 16], np.float32),
+      np.zeros([0, 16], np.float32),
+      np.zeros([16, 16], np.int64),
+    ],
+    ids=lambda value: f'{value.dtype}{value.shape}',
+  )
+  def test_a_weight_of_another_form(self, value, changed_folder):
+    name = 'bert.encoder.layer.0.attention.self.query.weight'
+    folder = changed_folder(lambda tensors: tensors | {name: value})
+    message = message_of(init_weights.check_fits, folder, MODEL)
+    assert 'must go with their config.json' in message
+    assert f'{name} is {value.dtype} {list(value.shape)}' in message
+
+  def test_a_layer_without_a_number_is_no_layer(self, changed_folder):
+    name = 'bert.encoder.layer.x.foo'
+    folder = changed_folder(
+      lambda tensors: tensors | {name: np.zeros(16, np.float32)}
+    )
+    assert init_weights.check_fits(folder, MODEL).kind == 'hugging_face'
+
   def test_a_broken_file(self, changed_folder):
     folder = pathlib.Path(changed_folder())
     (folder / 'model.safetensors').write_bytes(b'\x08' + b'\0' * 30)
@@ -548,7 +624,9 @@ class TestTraining:
     task = configs.PretrainingTaskConfig(
       model=dataclasses.replace(MODEL, **changes), init_checkpoint=str(source)
     )
-    vocabulary = vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary)
+    vocabulary = vocabulary_lib.Vocabulary.from_file(
+      tiny_corpus.vocabulary, lower_case=False
+    )
     train.check_initial_weights(task, vocabulary, str(folder))
 
   def test_a_new_run_checks_what_it_starts_from(

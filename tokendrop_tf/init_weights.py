@@ -95,12 +95,19 @@ def describe(path: str, setting: str = SETTING) -> InitialWeights:
     setting: name of the setting that gave it, for messages.
 
   Raises:
-    ConfigurationError: if nothing there holds weights, or a Hugging Face
-      folder is of another architecture.
+    ConfigurationError: if nothing there holds weights, a Hugging Face folder
+      is of another architecture, or the sizes stated there are none.
 
   Example:
     describe('runs/dropping').model.hidden_size  # 128
   """
+  source = _describe(path, setting)
+  if source.model is not None:
+    _check_sizes(source.model, path)
+  return source
+
+
+def _describe(path, setting) -> InitialWeights:
   path = path.rstrip('/')
   folder = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
   if folder == path:
@@ -204,8 +211,15 @@ def check_vocabulary(
   """Checks that ids mean the same tokens there, where the source tells.
 
   Raises:
-    ConfigurationError: with the first token that differs.
+    ConfigurationError: if only one of them lower-cases text; or with the first
+      token that differs.
   """
+  if source.lower_case not in (None, vocabulary.lower_case):
+    raise errors.ConfigurationError(
+      f'vocabulary.lower_case must be that of {setting}. Received: '
+      f'{vocabulary.lower_case}, where {source.path} has {source.lower_case}. '
+      'Set vocabulary.lower_case.'
+    )
   path = source.vocabulary_path
   if not path or not tf.io.gfile.exists(path):
     return
@@ -390,10 +404,11 @@ def _describe_hugging_face(path):
 
 def _describe_saved_model(path, folder, setting):
   config = _read_json(os.path.join(folder, ENCODER_CONFIG_FILE))
-  if config is None:
+  if config is None or not isinstance(config.get('model'), dict):
     raise errors.ConfigurationError(
       f'{setting} must, of SavedModels, be one that tools/export.py wrote. '
-      f'Received: {folder}, which has no {ENCODER_CONFIG_FILE}. Set {setting}.'
+      f'Received: {folder}, which has no {ENCODER_CONFIG_FILE} with the sizes. '
+      f'Set {setting}.'
     )
   return InitialWeights(
     path=path,
@@ -406,7 +421,7 @@ def _describe_saved_model(path, folder, setting):
 
 
 def _describe_run(path, checkpoint, tree):
-  vocabulary = tree['task'].get('vocabulary', {})
+  vocabulary = _section(tree['task'], 'vocabulary')
   return InitialWeights(
     path=path,
     kind=RUN,
@@ -447,7 +462,7 @@ BERT_CONFIG_NAMES = {
 
 def _checkpoint_model(folder, export):
   """Returns the sizes that the files beside a checkpoint state, or `None`."""
-  if 'model' in export:
+  if isinstance(export.get('model'), dict):
     return _model_config(export['model'])
   config = _read_json(os.path.join(folder, BERT_CONFIG_FILE))
   if config is None or not set(BERT_CONFIG_NAMES.values()) <= set(config):
@@ -466,6 +481,38 @@ def _model_config(settings):
   )
 
 
+_COUNTS = (
+  *('hidden_size', 'num_layers', 'num_attention_heads', 'intermediate_size'),
+  *('max_position_embeddings', 'type_vocab_size', 'vocab_size'),
+)
+_RATES = ('dropout_rate', 'attention_dropout_rate', 'initializer_range')
+
+
+def _check_sizes(model, path):
+  """Checks what a file of others says of a model."""
+  for name in _COUNTS:
+    value = getattr(model, name)
+    least = configs.VOCAB_SIZE_FROM_FILE if name == 'vocab_size' else 1
+    if not isinstance(value, int) or value < least:
+      raise errors.ConfigurationError(
+        f'Sizes of a model must be whole numbers of at least {least}. '
+        f'Received: {name} = {value!r} in {path}. Restore its files.'
+      )
+  for name in _RATES:
+    value = getattr(model, name)
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+      raise errors.ConfigurationError(
+        'Rates of a model must be numbers from 0 to 1. Received: '
+        f'{name} = {value!r} in {path}. Restore its files.'
+      )
+  if model.hidden_size % model.num_attention_heads:
+    raise errors.ConfigurationError(
+      'hidden_size must be a multiple of num_attention_heads. Received: '
+      f'hidden_size = {model.hidden_size}, num_attention_heads = '
+      f'{model.num_attention_heads} in {path}. Restore its files.'
+    )
+
+
 def _run_tree(folder):
   """Returns the tree of a run of ours in `folder`, or `None`."""
   if not run_folder.has_configuration(folder):
@@ -473,11 +520,16 @@ def _run_tree(folder):
   with tf.io.gfile.GFile(os.path.join(folder, run_folder.PARAMS_FILE)) as file:
     try:
       tree = yaml.safe_load(file.read())
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
       return None
-  model = tree.get('task', {}).get('model') if isinstance(tree, dict) else None
   # The Model Garden's own runs have the encoder one level deeper.
-  return tree if isinstance(model, dict) and 'hidden_size' in model else None
+  model = _section(_section(tree, 'task'), 'model')
+  return tree if 'hidden_size' in model else None
+
+
+def _section(tree, name) -> dict:
+  section = tree.get(name) if isinstance(tree, dict) else None
+  return section if isinstance(section, dict) else {}
 
 
 def _find_checkpoint(path) -> str | None:
@@ -517,9 +569,12 @@ def _read_json(path):
     return None
   try:
     with tf.io.gfile.GFile(path, 'r') as file:
-      return json.loads(file.read())
+      content = json.loads(file.read())
+    if not isinstance(content, dict):
+      raise ValueError(f'it holds a {type(content).__name__}')
+    return content
   except ValueError as error:
     raise errors.ConfigurationError(
-      f'{os.path.basename(path)} must be JSON, as it was written. Received: '
-      f'{path}: {error}. Restore the file.'
+      f'{os.path.basename(path)} must be a JSON object, as it was written. '
+      f'Received: {path}: {error}. Restore the file.'
     ) from error

@@ -9,6 +9,7 @@ Letters: H hidden size, N heads, D = H / N, V vocabulary.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -54,6 +55,8 @@ ACTIVATIONS = {
   'swish': 'swish',
   'tanh': 'tanh',
 }
+
+_LAYER_NAME = re.compile(r'bert\.encoder\.layer\.(\d+)\.')
 
 # How a weight of ours becomes theirs. Their dense kernels are [out, in].
 _SAME = 'same'
@@ -187,6 +190,17 @@ def _to_our_layout(value, form, num_heads):
   return value
 
 
+def _can_be_of_form(shape, form, num_heads) -> bool:
+  """Returns whether `_to_our_layout` takes an array of theirs."""
+  if form == _SAME:
+    return True
+  if len(shape) != (1 if form == _HEADS_BIAS else 2) or 0 in shape:
+    return False
+  if form == _TRANSPOSED:
+    return True
+  return shape[-1 if form == _FROM_HEADS else 0] % num_heads == 0
+
+
 def write_safetensors(path: str, weights: Mapping[str, np.ndarray]) -> None:
   """Writes arrays to a safetensors file as transformers expects it."""
   # transformers refuses a file that does not say which framework wrote it; 'pt'
@@ -246,19 +260,17 @@ def read_model_config(folder: str) -> configs.ModelConfig:
     value = config.get(name, expected)
     if value != expected:
       raise _another_architecture(f'{path} has {name} = {value!r}')
-  if config.get('hidden_act', 'gelu') not in ACTIVATIONS:
-    raise _another_architecture(
-      f'{path} has hidden_act = {config["hidden_act"]!r}'
-    )
+  activation = config.get('hidden_act', 'gelu')
+  if not isinstance(activation, str) or activation not in ACTIVATIONS:
+    raise _another_architecture(f'{path} has hidden_act = {activation!r}')
   try:
     sizes = {ours: config[theirs] for ours, theirs in _SIZES.items()}
   except KeyError as error:
     raise _another_architecture(f'{path} has no {error.args[0]}') from error
-  activation = ACTIVATIONS[config.get('hidden_act', 'gelu')]
   return configs.ModelConfig(
     **sizes,
-    hidden_activation=activation,
-    mlm_activation=activation,
+    hidden_activation=ACTIVATIONS[activation],
+    mlm_activation=ACTIVATIONS[activation],
     dropout_rate=config.get('hidden_dropout_prob', 0.1),
     attention_dropout_rate=config.get('attention_probs_dropout_prob', 0.1),
     initializer_range=config.get('initializer_range', 0.02),
@@ -308,7 +320,8 @@ class HuggingFaceWeights(Mapping):
 
   Raises:
     ConfigurationError: if it is of another architecture, its output embeddings
-      are not tied to the input embeddings, or it lacks a weight.
+      are not tied to the input embeddings, or it lacks a weight or has one that
+      does not go with `config.json`.
   """
 
   def __init__(self, folder: str):
@@ -322,18 +335,15 @@ class HuggingFaceWeights(Mapping):
       if theirs in self._tensors
     }
     self._require_encoder()
+    self._require_layouts()
     self._require_tied()
     self._require_whole_head()
 
   @property
   def num_layers(self) -> int:
     """L, the number of transformer layers in the file."""
-    prefix = 'bert.encoder.layer.'
-    return 1 + max(
-      int(name[len(prefix) :].split('.')[0])
-      for name in self._tensors
-      if name.startswith(prefix)
-    )
+    matches = map(_LAYER_NAME.match, self._tensors)
+    return max((1 + int(match[1]) for match in matches if match), default=0)
 
   def shape(self, name: str) -> tuple[int, ...]:
     """Returns the shape of a weight in our layout."""
@@ -368,6 +378,18 @@ class HuggingFaceWeights(Mapping):
           'A Hugging Face folder must hold every weight of the encoder. '
           f'Received: {self.folder}, whose {WEIGHTS_FILE} lacks {theirs}. Save '
           'the model again with save_pretrained.'
+        )
+
+  def _require_layouts(self):
+    for theirs, form in self._names.values():
+      value = self._tensors[theirs]
+      if value.dtype != np.float32 or not _can_be_of_form(
+        value.shape, form, self.model.num_attention_heads
+      ):
+        raise errors.ConfigurationError(
+          f'Weights must go with their {CONFIG_FILE}. Received: {self.folder}, '
+          f'where {theirs} is {value.dtype} {list(value.shape)}. Save the '
+          'model again with save_pretrained.'
         )
 
   def _require_tied(self):
