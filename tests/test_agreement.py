@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tokendrop_tf import agreement, runner
+from tokendrop_tf import agreement, checkpoints, errors, runner
 
 
 def test_a_process_alone_agrees_with_itself():
@@ -30,6 +30,48 @@ def test_the_chief_decides_for_all(monkeypatch, of_chief):
     lambda i, strategy: agreement.of_chief(strategy, of_chief == (i == 0)),
   )
   assert decisions == [of_chief] * 2
+
+
+def test_workers_that_see_other_checkpoints_are_refused(monkeypatch):
+  """As in folders of their own."""
+  steps = {'chief': 10, 'first': 10, 'second': 1000}
+  monkeypatch.setattr(checkpoints, 'step_of', steps.get)
+
+  def messages(*found):
+    def require(index, strategy):
+      try:
+        runner._require_same_checkpoint(found[index], 'runs/a', strategy)
+      except errors.ConfigurationError as error:
+        return str(error)
+      return ''
+
+    return fake_workers.run(monkeypatch, require, len(found))
+
+  assert messages('chief', 'first') == ['', '']
+  assert messages(None, None) == ['', '']
+  first, other = messages('chief', None)
+  assert first == other
+  assert 'with step 10 on worker 0, none on worker 1.' in first
+  assert 'none on worker 0, step 1,000 on' in messages(None, 'second')[0]
+
+
+def test_workers_with_other_settings_are_refused(monkeypatch):
+  def params(**changes):
+    tree = {'task': {'seed': 1}, 'runtime': {'num_gpus': 0}}
+    for key, value in changes.items():
+      section = 'task' if key == 'seed' else 'runtime'
+      tree[section] = {key: value}
+    return types.SimpleNamespace(as_dict=lambda: tree)
+
+  def require(index, strategy):
+    runner._require_same_settings(trees[index], strategy)
+
+  # Devices may differ.
+  trees = [params(), params(num_gpus=1), params()]
+  fake_workers.run(monkeypatch, require, 3)
+  trees[2] = params(seed=2)
+  with pytest.raises(errors.ConfigurationError, match='on worker 2. Start'):
+    fake_workers.run(monkeypatch, require, 3)
 
 
 @pytest.mark.parametrize('is_logged', [True, False])

@@ -1,6 +1,9 @@
 """Which changes a run may go on with."""
 
+import os
+
 import pytest
+import tensorflow as tf
 from official.core import exp_factory
 
 from tokendrop_tf import errors, experiments, gin_support, run_folder
@@ -105,3 +108,20 @@ def test_an_empty_folder_takes_anything(tmp_path):
 def test_the_gin_text_of_a_run_must_be_there_to_be_changed(model_dir):
   with pytest.raises(errors.ConfigurationError, match='Pass --gin_file.'):
     run_folder.gin_file(model_dir)
+
+
+def test_workers_may_try_a_shared_folder_at_once(tmp_path, monkeypatch):
+  """In containers all are process 1."""
+  monkeypatch.setattr(os, 'getpid', lambda: 1)
+  remove, probes = tf.io.gfile.remove, []
+
+  def remove_after_another_worker_came(path):
+    probes.append(path)
+    if len(probes) == 1:
+      run_folder.check_writable(str(tmp_path))
+    remove(path)
+
+  monkeypatch.setattr(tf.io.gfile, 'remove', remove_after_another_worker_came)
+  run_folder.check_writable(str(tmp_path))
+  assert len(probes) == 2
+  assert not list(tmp_path.iterdir())

@@ -7,6 +7,8 @@ the tree that it began with.
 
 import os
 import sys
+import uuid
+import zlib
 
 import tensorflow as tf
 import yaml
@@ -65,7 +67,8 @@ def check_writable(model_dir):
   Raises:
     errors.ConfigurationError: if it is a file or cannot be written.
   """
-  probe = os.path.join(model_dir, f'.writable-{os.getpid()}')
+  # In containers that share it, process numbers and even hosts are alike.
+  probe = os.path.join(model_dir, f'.writable-{uuid.uuid4().hex}')
   try:
     if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
       raise errors.ConfigurationError(
@@ -172,6 +175,20 @@ def check_same_model(params, model_dir):
       f'{_table(differences)}\nLeave --gin_file out to evaluate with the '
       'settings of the training.'
     )
+
+
+def fingerprint(params) -> int:
+  """Returns a checksum of all settings that decide what a run computes.
+
+  Args:
+    params: an `ExperimentConfig`.
+  """
+  fixed = sorted(
+    (key, repr(value))
+    for key, value in _flatten(_plain(params.as_dict()))
+    if _is_fixed(key)
+  )
+  return zlib.crc32(repr(fixed).encode())
 
 
 def save_configuration(params, gin_text, model_dir):

@@ -32,6 +32,7 @@ from tokendrop_tf import (
   errors,
   event_files,
   progress,
+  run_folder,
   run_lock,
   stopping,
   storage,
@@ -117,6 +118,7 @@ def create_runner(params, mode, model_dir, strategy, report):
   """
   command_line.silence_xla()
   performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+  _require_same_settings(params, strategy)
   checkpoint = _find_checkpoint(mode, model_dir, strategy, report)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
@@ -168,6 +170,7 @@ def _find_checkpoint(mode, model_dir, strategy, report):
   if mode == 'continuous_eval':
     return None
   checkpoint = checkpoints.newest_whole(model_dir, report.show)
+  _require_same_checkpoint(checkpoint, model_dir, strategy)
   if 'train' not in mode or not strategy.extended.should_checkpoint:
     return checkpoint
   checkpoints.set_aside(model_dir, checkpoint)
@@ -177,6 +180,34 @@ def _find_checkpoint(mode, model_dir, strategy, report):
   last = step if report.has_validation(step) else step - 1
   event_files.forget_after(os.path.join(model_dir, 'validation'), last)
   return checkpoint
+
+
+def _require_same_settings(params, strategy):
+  """Raises `ConfigurationError` unless all workers compute the same."""
+  first, *others = agreement.of_each(strategy, run_folder.fingerprint(params))
+  different = [n for n, other in enumerate(others, start=1) if other != first]
+  if different:
+    raise errors.ConfigurationError(
+      'All workers must have the same settings. Received: others than worker '
+      f'0 on worker {", ".join(map(str, different))}. Start the same command, '
+      'with the same gin files, on all workers.'
+    )
+
+
+def _require_same_checkpoint(checkpoint, model_dir, strategy):
+  """Raises `ConfigurationError` unless all workers begin at the same step."""
+  step = checkpoints.step_of(checkpoint) if checkpoint else -1
+  steps = agreement.of_each(strategy, step)
+  if len(set(steps)) > 1:
+    seen = ', '.join(
+      f'{"none" if step < 0 else f"step {step:,.0f}"} on worker {number}'
+      for number, step in enumerate(steps)
+    )
+    raise errors.ConfigurationError(
+      'All workers must see the same checkpoints in --model_dir. Received: '
+      f'{model_dir}, with {seen}. Pass a --model_dir that all share, such as a '
+      'network file system or gs://..., and the same to all.'
+    )
 
 
 def _build_trainer(params, task, mode, model_dir, strategy):
