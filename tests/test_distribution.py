@@ -161,9 +161,17 @@ def test_gradients_sent_as_bfloat16_differ_by_its_rounding(
 ):
   task = make_task(tiny_corpus, temperature=1.0, all_reduce_dtype='bfloat16')
   result = train(task, batches, four_replicas)
-  # Adam's first steps move every weight by about the rate, 1e-3.
-  assert_close(result, plain, rtol=2.0**-8, atol=1e-3)
-  assert result.losses[1:] != plain.losses[1:]
+  start = train(task, [])
+
+  def distance(one, other):
+    pairs = zip(one.weights, other.weights)
+    return np.sqrt(sum(np.sum((ours - theirs) ** 2) for ours, theirs in pairs))
+
+  # Rounding is 2 ** -9 of a gradient at most; Adam divides small ones by
+  # themselves, so that a few change their sign.
+  moved, off = distance(plain, start), distance(result, plain)
+  assert 0 < off < 0.03 * moved, off / moved
+  np.testing.assert_allclose(result.losses, plain.losses, rtol=2.0**-8)
 
 
 def test_a_last_batch_that_is_not_full_counts_once(tiny_corpus, four_replicas):
