@@ -454,10 +454,28 @@ class TestStrictGin:
     params = build(files=[tmp_path / 'outer.gin'])
     assert params.task.model.num_layers == 5
 
-  def test_a_file_that_includes_itself_is_refused(self, tmp_path):
-    path = tmp_path / 'mine.gin'
-    path.write_text("include 'mine.gin'\n")
-    assert 'must not include itself' in message_of(files=[path])
+  def test_files_in_a_bucket_are_read(self):
+    folder = 'ram://gin_files'
+    tf.io.gfile.makedirs(folder)
+    for name, text in (
+      ('model.gin', 'model.num_layers = 5'),
+      ('run.gin', "include 'model.gin'\nmodel.hidden_size = 48"),
+    ):
+      with tf.io.gfile.GFile(f'{folder}/{name}', 'w') as file:
+        file.write(text)
+    params = build(files=[f'{folder}/run.gin'])
+    assert params.task.model.num_layers == 5
+    assert params.task.model.hidden_size == 48
+    message = message_of(files=[f'{folder}/absent.gin'])
+    assert f'must exist. Received: {folder}/absent.gin' in message
+    message = message_of('no = 1', files=['nowhere://absent.gin'])
+    assert 'must exist. Received: nowhere://absent.gin' in message
+
+  @pytest.mark.parametrize('name', ['itself.gin', './itself.gin'])
+  def test_a_file_that_includes_itself_is_refused(self, name, tmp_path):
+    path = tmp_path / 'itself.gin'
+    path.write_text(f"include '{name}'")
+    assert 'must not include itself' in message_of(files=[str(path)])
 
   def test_a_file_that_is_not_text_is_refused(self, tmp_path):
     path = tmp_path / 'mine.gin'

@@ -13,6 +13,7 @@ import pathlib
 import tokenize
 
 import gin
+import tensorflow as tf
 from gin import config_parser
 
 from tokendrop_tf import command_line, errors
@@ -59,7 +60,8 @@ def find_config_file(name, including_file=None):
   """Finds a gin file: as given, beside the including file, then packaged.
 
   Args:
-    name: path; a packaged file goes with or without `gin_configs/` before it.
+    name: path, also of a bucket; a packaged file goes with or without
+      `gin_configs/` before it.
     including_file: path of the file that includes it, if any.
 
   Returns:
@@ -69,14 +71,12 @@ def find_config_file(name, including_file=None):
     errors.ConfigurationError: when there is none; names the closest.
   """
   packaged = config_folder()
-  candidates = [packaged / name, packaged.parent / name]
-  if including_file:
-    candidates.insert(0, pathlib.Path(including_file).parent / name)
-  else:
-    candidates.insert(0, pathlib.Path(name))
-  for candidate in candidates:
-    if candidate.is_file():
-      return str(candidate)
+  # os.path keeps the two slashes of gs://, which pathlib does not.
+  beside = os.path.dirname(including_file) if including_file else ''
+  for folder in (beside, str(packaged), str(packaged.parent)):
+    candidate = name if _is_remote(name) else os.path.join(folder, name)
+    if _is_file(candidate):
+      return candidate
   known = sorted(
     str(path.relative_to(packaged)) for path in packaged.rglob('*.gin')
   )
@@ -86,6 +86,26 @@ def find_config_file(name, including_file=None):
     f'{command_line.did_you_mean(wanted, known)} Packaged: '
     f'{", ".join(known)}.'
   )
+
+
+def _is_remote(path) -> bool:
+  return '://' in path
+
+
+def _is_file(path) -> bool:
+  if not _is_remote(path):
+    return os.path.isfile(path)
+  try:
+    return tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
+  except tf.errors.OpError:  # No file system of that name, or no right.
+    return False
+
+
+def _read_text(path) -> str:
+  if not _is_remote(path):
+    return pathlib.Path(path).read_text(encoding='utf-8')
+  with tf.io.gfile.GFile(path) as file:
+    return file.read()
 
 
 def clear():
@@ -130,14 +150,14 @@ class _Reader:
     self.bindings = []
 
   def read_file(self, path):
-    if path in self._open_files:
+    if os.path.normpath(path) in map(os.path.normpath, self._open_files):
       raise errors.ConfigurationError(
         f'A gin file must not include itself. Received: '
         f'{" -> ".join(self._open_files + [path])}.'
       )
     try:
-      text = pathlib.Path(path).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
+      text = _read_text(path)
+    except (OSError, UnicodeDecodeError, tf.errors.OpError) as error:
       raise errors.ConfigurationError(
         f'A gin file must be readable UTF-8 text. Received: {path}: {error}.'
       ) from error
@@ -387,5 +407,7 @@ def _last_place(name, bindings):
 
 def _short(path):
   """Returns `path` relative to the working directory where that is shorter."""
+  if _is_remote(path):
+    return path
   relative = os.path.relpath(path)
   return relative if len(relative) < len(path) else path
