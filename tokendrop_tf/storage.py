@@ -1,4 +1,4 @@
-"""Turns a disk that is full or may not be written into one message."""
+"""Turns a disk that is full, or that denies a file, into one message."""
 
 import contextlib
 import errno
@@ -8,31 +8,25 @@ import tensorflow as tf
 
 from tokendrop_tf import checkpoints, errors
 
-# TensorFlow passes the system's words on, under several of its own codes.
-_WORDS = tuple(
-  os.strerror(code)
-  for code in (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-  )
+# TensorFlow passes the system's words on, under several of its own codes. The
+# first are of writing alone, the others of reading as well.
+_WRITING = tuple(
+  map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 )
+_EITHER = tuple(map(os.strerror, (errno.EACCES, errno.EPERM, errno.EIO)))
 
 
 @contextlib.contextmanager
 def named_failures(model_dir: str):
-  """Within it, a failure to write ends in a `TrainingError`.
+  """Within it, a failure to write or read files ends in one message.
 
   Args:
-    model_dir: folder of the run.
+    model_dir: folder of the run; other files are only read.
 
   Raises:
-    errors.TrainingError: saying what the system said, and where the run goes on
-      once there is room.
+    errors.TrainingError: if it cannot be written, saying what the system said,
+      and where the run goes on once there is room.
+    errors.DataError: if another file cannot be read.
 
   Example:
     with named_failures('runs/a'):
@@ -42,8 +36,14 @@ def named_failures(model_dir: str):
     yield
   except (tf.errors.OpError, OSError) as error:
     what = getattr(error, 'message', None) or str(error)
-    if not any(word in what for word in _WORDS):
+    if not any(word in what for word in _WRITING + _EITHER):
       raise
+    if not _is_of_writing(what, model_dir):
+      raise errors.DataError(
+        f'Data files must be readable. Received: {_last_part(what)} '
+        f'{_kept(model_dir)} Make the file readable, or its disk whole, and '
+        'start the same command again.'
+      ) from error
     with contextlib.suppress(tf.errors.OpError, OSError):
       checkpoints.remove_unfinished(model_dir)
     raise errors.TrainingError(
@@ -51,6 +51,10 @@ def named_failures(model_dir: str):
       f'{_last_part(what)} {_kept(model_dir)} Make room for them, or the '
       'folder writable, and start the same command again.'
     ) from error
+
+
+def _is_of_writing(what: str, model_dir: str) -> bool:
+  return model_dir.rstrip('/') in what or any(word in what for word in _WRITING)
 
 
 def _last_part(what: str) -> str:
