@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -95,6 +96,47 @@ def test_a_failed_worker_ends_the_others():
     for code in (0, 3)
   ]
   assert workers.wait_for(children) == 3
+
+
+_COUNTS_SIGNALS = """
+import signal, sys, time
+counts = []
+for number in (signal.SIGINT, signal.SIGTERM):
+  signal.signal(number, lambda number, frame: counts.append(number))
+print('ready', flush=True)
+end = time.monotonic() + 30
+while not counts and time.monotonic() < end:
+  time.sleep(0.01)
+time.sleep(0.5)
+sys.stdout.write(f'got {[int(number) for number in counts]}' + chr(10))
+"""
+_LAUNCHES = """
+import sys
+from tokendrop_tf import workers
+workers.wait_for(workers.start([sys.executable, '-c', sys.argv[1]], 2))
+"""
+
+
+@pytest.mark.parametrize(
+  ('sent', 'received'),
+  [(signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_a_signal_of_the_terminal_reaches_each_worker_once(sent, received):
+  """It goes to all processes of the launcher's group."""
+  launcher = subprocess.Popen(
+    [sys.executable, '-c', _LAUNCHES, _COUNTS_SIGNALS],
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  try:
+    lines = [launcher.stdout.readline() for _ in range(2)]
+    assert lines == ['ready\n'] * 2
+    os.killpg(launcher.pid, sent)
+    output, _ = launcher.communicate(timeout=60)
+  finally:
+    launcher.kill()
+  assert output.splitlines() == [f'got [{int(received)}]'] * 2
 
 
 def test_a_killed_worker_is_told_from_a_failed_one():

@@ -50,7 +50,11 @@ def main(arguments):
 def start(command, number: int) -> list[subprocess.Popen]:
   """Starts a command in `number` processes with a TF_CONFIG each."""
   return [
-    subprocess.Popen(command, env={**os.environ, 'TF_CONFIG': config})
+    # Ctrl-C in a terminal reaches the launcher alone, which hands it on: twice
+    # would say not to wait for a checkpoint.
+    subprocess.Popen(
+      command, env={**os.environ, 'TF_CONFIG': config}, start_new_session=True
+    )
     for config in tf_configs(free_ports(number))
   ]
 
@@ -107,7 +111,8 @@ def tf_configs(ports) -> list[str]:
 def wait_for(workers) -> int:
   """Waits for processes; one that fails ends the others.
 
-  SIGTERM and SIGINT are handed on, so that all write the checkpoint together.
+  SIGTERM and SIGINT are handed on, so that all write the checkpoint together; a
+  terminal that is closed ends them as SIGTERM does.
 
   Args:
     workers: list of `subprocess.Popen`.
@@ -120,12 +125,14 @@ def wait_for(workers) -> int:
     del frame
     for worker in workers:
       if worker.poll() is None:
-        worker.send_signal(number)
+        worker.send_signal(
+          signal.SIGTERM if number == signal.SIGHUP else number
+        )
 
-  before = {
-    number: signal.signal(number, hand_on)
-    for number in (signal.SIGTERM, signal.SIGINT)
-  }
+  numbers = [signal.SIGTERM, signal.SIGINT]
+  if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As under nohup.
+    numbers.append(signal.SIGHUP)
+  before = {number: signal.signal(number, hand_on) for number in numbers}
   failed, running = 0, True
   while running and not failed:
     time.sleep(0.1)
