@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from tokendrop_tf import encoder as encoder_lib
-from tokendrop_tf import layers
+from tokendrop_tf import layers, loss_guard
 from tokendrop_tf.layers import random_seeds
 
 
@@ -67,14 +67,7 @@ class TokenDropPretrainer(tf_keras.Model):
 
   @tf.__internal__.tracking.no_automatic_dependency_tracking
   def _create_guard(self):
-    # Says where a run went wrong; it is no part of a model or checkpoint.
-    self.first_nonfinite_step = tf.Variable(
-      -1,
-      dtype=tf.int64,
-      trainable=False,
-      name='first_nonfinite_step',
-      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
+    self.first_nonfinite_step = loss_guard.create()
 
   def call(
     self, inputs, training=False, drop_tokens=None, token_keep_k=None, seed=None

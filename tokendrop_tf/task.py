@@ -19,6 +19,7 @@ from tokendrop_tf import (
   init_weights,
   keep_schedule,
   layers,
+  loss_guard,
   pretrainer,
 )
 from tokendrop_tf import encoder as encoder_lib
@@ -276,7 +277,7 @@ class TokenDropPretrainingTask(base_task.Task):
       )
     # 4. Record.
     self._update_metrics(metrics, inputs, slots)
-    self._watch(model, loss, step)
+    loss_guard.watch(model.first_nonfinite_step, loss, step)
     return {self.loss: loss}
 
   def _with_labels(self, inputs, model, step):
@@ -437,12 +438,6 @@ class TokenDropPretrainingTask(base_task.Task):
       by_name['next_sentence_accuracy'].update_state(
         slots['sentence_hits'], rows
       )
-
-  def _watch(self, model, loss, step):
-    """Remembers the number, from 1, of the first loss that is not finite."""
-    first = model.first_nonfinite_step
-    failed = (first < 0) & ~tf.math.is_finite(loss)
-    first.assign(tf.where(failed, tf.cast(step, tf.int64) + 1, first))
 
   def validation_step(self, inputs, model, metrics=None):
     """Evaluates on full sequences and, with a dropping policy, with dropping.

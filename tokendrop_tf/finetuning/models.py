@@ -8,6 +8,7 @@ import tf_keras
 from official.nlp.modeling import models as garden_models
 
 from tokendrop_tf import encoder as encoder_lib
+from tokendrop_tf import loss_guard
 from tokendrop_tf.layers import random_seeds
 
 ENCODER_INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
@@ -18,14 +19,7 @@ class _Guarded:
 
   @tf.__internal__.tracking.no_automatic_dependency_tracking
   def _create_guard(self):
-    # Says where a run went wrong; it is no part of a model or checkpoint.
-    self.first_nonfinite_step = tf.Variable(
-      -1,
-      dtype=tf.int64,
-      trainable=False,
-      name='first_nonfinite_step',
-      aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
+    self.first_nonfinite_step = loss_guard.create()
 
   @property
   def encoder_network(self) -> encoder_lib.TokenDropBertEncoder:

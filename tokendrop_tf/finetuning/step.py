@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 
-from tokendrop_tf import configs, task
+from tokendrop_tf import configs, loss_guard, task
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.layers import random_seeds
@@ -70,7 +70,7 @@ class SeededStep:
     gradients = tape.gradient(share, model.trainable_variables)
     _apply_gradients(gradients, model, optimizer)
     self.update_metrics(metrics, inputs, results)
-    _watch(model, loss, step)
+    loss_guard.watch(model.first_nonfinite_step, loss, step)
     return {self.loss: loss}
 
 
@@ -91,10 +91,3 @@ def _apply_gradients(gradients, model, optimizer):
   optimizer.apply_gradients(
     zip(gradients, variables), experimental_aggregate_gradients=False
   )
-
-
-def _watch(model, loss, step):
-  """Remembers the number, from 1, of the first loss that is not finite."""
-  first = model.first_nonfinite_step
-  failed = (first < 0) & ~tf.math.is_finite(loss)
-  first.assign(tf.where(failed, tf.cast(step, tf.int64) + 1, first))
