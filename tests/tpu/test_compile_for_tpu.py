@@ -1,12 +1,15 @@
 """The tool from gin file to report, with the real compiler where it is."""
 
 import json
+import pathlib
 import subprocess
+import types
 
 import pytest
 
+import tokendrop_tf.tpu
 from tokendrop_tf import errors
-from tokendrop_tf.tpu import command, table
+from tokendrop_tf.tpu import command, compiler, export, table
 
 TINY = [
   'model.num_layers = 3',
@@ -38,6 +41,9 @@ def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
   """The whole way: export, TPU compiler, report, and the step on a CPU."""
   output = tmp_path / 'tpu.json'
   steps = tmp_path / 'steps'
+  folder = steps / 'configured_batch_2'
+  folder.mkdir(parents=True)
+  (folder / compiler.STEP_FILE).write_text('must not be compiled')
   code = command.main(
     [
       *FLAGS,
@@ -56,12 +62,12 @@ def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
     assert arm[name] > 0, name
   assert arm['total_bytes'] >= arm['argument_bytes'] + arm['temporary_bytes']
   assert 'configured' in capsys.readouterr().out
-  check_manifest(steps / 'configured_batch_2')
+  check_manifest(folder)
   run = subprocess.run(
     [
       jax_python,
       str(command.ROOT / 'tools' / 'run_stablehlo.py'),
-      f'--step={steps / "configured_batch_2"}',
+      f'--step={folder}',
       '--steps=3',
       f'--output_json={tmp_path / "run.json"}',
     ],
@@ -77,6 +83,44 @@ def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
   assert 0 < timed['utilisation'] < 1.5
   assert timed['memory_bytes'] > 0
   assert 'configured' in run.stdout
+
+
+def test_a_step_is_exported_once_in_a_process_and_anew_in_the_next(
+  tmp_path, monkeypatch
+):
+  exported = []
+  monkeypatch.setattr(
+    export, 'export_step', lambda step, batch, folder: exported.append(batch)
+  )
+  monkeypatch.setattr(command.Steps, '_train_step', lambda self, arm: arm)
+  for _ in range(2):
+    steps = command.Steps(None, tmp_path, 'python')
+    folders = {steps._exported('none', 2) for _ in range(3)}
+    # As an earlier process leaves it.
+    for folder in folders:
+      folder.mkdir(exist_ok=True)
+      (folder / compiler.MANIFEST_FILE).write_text('{}')
+    steps._exported('none', 4)
+  assert exported == [2, 4, 2, 4]
+
+
+def test_a_conversion_that_is_killed_leaves_no_step(tmp_path, monkeypatch):
+  def write_half(path, text):
+    path.write_bytes(text[: len(text) // 2].encode())
+    raise KeyboardInterrupt
+
+  converter = types.SimpleNamespace(
+    from_hlo=lambda hlo, replaced: hlo.decode(), text_of=str
+  )
+  monkeypatch.setattr(tokendrop_tf.tpu, 'stablehlo', converter, raising=False)
+  (tmp_path / compiler.HLO_FILE).write_text('the whole step')
+  (tmp_path / compiler.MANIFEST_FILE).write_text('{"results": []}')
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'write_text', write_half)
+    with pytest.raises(KeyboardInterrupt):
+      compiler.write_stablehlo(tmp_path)
+  assert compiler.write_stablehlo(tmp_path) == 'the whole step'
+  assert (tmp_path / compiler.STEP_FILE).read_text() == 'the whole step'
 
 
 def check_manifest(folder):

@@ -205,6 +205,9 @@ def read_configuration(flags, scratch: str):
 class Steps:
   """Train steps of a configuration, exported and compiled on demand.
 
+  What an earlier process exported is not used: the code or the configuration
+  may have changed since.
+
   Args:
     params: the experiment's tree.
     folder: where exported steps lie, one folder for each arm and batch.
@@ -216,6 +219,7 @@ class Steps:
     self._folder = folder
     self._python = python
     self._step = None
+    self._written = set()
 
   def compile(self, arm: str, batch_size: int, topology: str) -> dict:
     """Returns what `compiler.compile_step` says, after exporting the step."""
@@ -241,8 +245,9 @@ class Steps:
 
   def _exported(self, arm, batch_size):
     folder = self._folder / f'{arm}_batch_{batch_size}'
-    if not (folder / compiler.MANIFEST_FILE).exists():
+    if folder not in self._written:
       export.export_step(self._train_step(arm), batch_size, folder)
+      self._written.add(folder)
     return folder
 
   def _call(self, *arguments):

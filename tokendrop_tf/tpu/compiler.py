@@ -54,7 +54,10 @@ def write_stablehlo(folder: pathlib.Path) -> str:
       if result['replaces_argument'] is not None
     }
     module = stablehlo.from_hlo((folder / HLO_FILE).read_bytes(), replaced)
-    path.write_text(stablehlo.text_of(module))
+    # What a killed conversion leaves must not be taken for the step.
+    beside = path.with_name(f'{path.name}.part')
+    beside.write_text(stablehlo.text_of(module))
+    beside.replace(path)
     (folder / HLO_FILE).unlink()
   return path.read_text()
 

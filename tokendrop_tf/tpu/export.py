@@ -35,7 +35,7 @@ def export_step(
   Args:
     step: what to write.
     batch_size: B.
-    folder: is made.
+    folder: is made; an earlier step in it is replaced.
   """
   batch = step_arms.make_batch(step.config, batch_size, step.arm)
   function = step.function(jit_compile=True)
@@ -54,6 +54,8 @@ def export_step(
     'results': _results(header),
   }
   folder.mkdir(parents=True, exist_ok=True)
+  # Else the compiler takes it, and not the new step.
+  (folder / compiler.STEP_FILE).unlink(missing_ok=True)
   (folder / compiler.HLO_FILE).write_bytes(compiler_ir(stage='hlo_serialized'))
   (folder / compiler.MANIFEST_FILE).write_text(json.dumps(manifest, indent=2))
 
