@@ -53,7 +53,7 @@ def kill():
 
 
 @pytest.mark.parametrize(
-  'bindings', [(), ('trainer.async_checkpoints = True',)]
+  'bindings', [(), ('trainer.async_checkpoints = False',)]
 )
 def test_killed_between_checkpoints(
   corpus, whole, tmp_path, monkeypatch, bindings

@@ -196,11 +196,12 @@ class TrainerConfig(cfg.TrainerConfig):
   Attributes:
     gradient_accumulation_steps: parts of a replica's batch whose gradients are
       taken one after another.
-    async_checkpoints: whether checkpoints are written beside the steps.
+    async_checkpoints: whether checkpoints are written beside the steps; `None`
+      is wherever a single process trains.
   """
 
   gradient_accumulation_steps: int = 1
-  async_checkpoints: bool = False
+  async_checkpoints: bool | None = None
 
 
 @dataclasses.dataclass
@@ -772,6 +773,13 @@ def check_address(setting, address):
     raise errors.ConfigurationError(
       f"{setting} must be 'HOST:PORT'. Received: {address!r}. Set {setting}."
     )
+
+
+def has_async_checkpoints(params) -> bool:
+  """Returns whether checkpoints are written beside the steps."""
+  if params.trainer.async_checkpoints is None:
+    return params.runtime.distribution_strategy != 'multi_worker_mirrored'
+  return params.trainer.async_checkpoints
 
 
 def _check_async_checkpoints(params):

@@ -477,7 +477,7 @@ def trainer(
   max_to_keep: int = 5,
   continuous_eval_timeout: int = 3600,
   gradient_accumulation_steps: int = 1,
-  async_checkpoints: bool = False,
+  async_checkpoints: bool | None = None,
 ) -> configs.TrainerConfig:
   """How long to train and how often to report, validate and save.
 
@@ -497,7 +497,8 @@ def trainer(
       parts, one after another, in less memory; the step stays that of the
       whole batch. In pretraining only.
     async_checkpoints: writes checkpoints beside the steps that follow, from a
-      copy of the weights in the host's memory.
+      copy of the weights in the host's memory. `None` does so wherever one
+      process trains: it cannot be done with several workers.
   """
   return configs.TrainerConfig(
     train_steps=train_steps or _UNSET_STEPS,

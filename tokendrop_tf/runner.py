@@ -147,7 +147,7 @@ def create_runner(params, mode, model_dir, strategy, report):
         Controller, report=report, model_dir=model_dir, checkpoint=checkpoint
       ),
       save_summary=strategy.extended.should_save_summary,
-      enable_async_checkpointing=params.trainer.async_checkpoints,
+      enable_async_checkpointing=configs.has_async_checkpoints(params),
       trainer=_build_trainer(params, task, mode, model_dir, strategy),
     )
   if 'train' in mode and strategy.extended.should_save_summary:

@@ -27,8 +27,8 @@ def run(split_corpus, tmp_path):
   return harness.TinyRun(split_corpus, tmp_path / 'run')
 
 
-ASYNC = 'trainer.async_checkpoints = True'
-both_ways_to_save = pytest.mark.parametrize('bindings', [(), (ASYNC,)])
+WAITING = 'trainer.async_checkpoints = False'
+both_ways_to_save = pytest.mark.parametrize('bindings', [(), (WAITING,)])
 
 
 @both_ways_to_save
