@@ -29,6 +29,7 @@ from tokendrop_tf import (
   agreement,
   checkpoints,
   command_line,
+  configs,
   errors,
   event_files,
   progress,
