@@ -1,6 +1,8 @@
 """The task beside the Model Garden's: losses, gradients, scores, replicas."""
 
 import dataclasses
+import os
+import types
 
 import fake_workers
 import numpy as np
@@ -318,6 +320,18 @@ class TestScores:
 
 
 class TestSubmissions:
+  @pytest.mark.parametrize('index', [0, 1])
+  def test_the_chief_alone_writes(self, tmp_path, monkeypatch, index):
+    task = types.SimpleNamespace(task_config=configs.GlueTaskConfig())
+    monkeypatch.setattr(
+      predictions, '_label_files', lambda *arguments: {'RTE.tsv': 'a'}
+    )
+    [path] = predictions.write_predictions(
+      task, None, fake_workers.strategy_of(index, 2), str(tmp_path)
+    )
+    assert path == str(tmp_path / 'predictions' / 'RTE.tsv')
+    assert os.path.exists(path) == (index == 0)
+
   def test_labels_are_spelt_as_in_the_files(self):
     glue = configs.GlueConfig(
       task='rte', label_names=('entailment', 'not_entailment')
