@@ -98,7 +98,7 @@ def test_settings_are_those_of_the_model(folder):
 def test_the_model_card_says_what_it_is(folder):
   card = (folder / 'README.md').read_text()
   assert 'BertForMaskedLM.from_pretrained(folder)' in card
-  assert 'policy loss, 4 of 32 tokens kept' in card
+  assert 'policy loss, 4 of 32 tokens (12%) in the middle' in card
   assert '400 tokens, lower-cased' in card
 
 
