@@ -39,24 +39,32 @@ def test_killed_at_twenty_random_moments(split_corpus, tmp_path, bindings):
   run = harness.TinyRun(split_corpus, tmp_path / 'run', bindings)
   draw, in_a_write = random.Random(5), 0
   for kill in range(NUM_KILLS):
+    left = unfinished(run.model_dir)
     if kill % 4 == 0:  # Anywhere from the interpreter's start on.
       moment = draw.uniform(0.5, 20)
       is_time = lambda seconds, moment=moment: seconds > moment  # noqa: E731
     elif kill % 4 == 1:  # In the middle of a checkpoint.
-      is_time = lambda seconds: is_writing(run.model_dir)  # noqa: E731
+      is_time = lambda seconds: unfinished(run.model_dir) - left  # noqa: E731, B023
     else:  # Between two checkpoints.
       step = run.newest_checkpoint() + draw.randint(5, 20)
       is_time = lambda seconds, step=step: run.steps_logged() >= step  # noqa: E731
     code, output, _ = run.kill_when(is_time)
     assert code in (-signal.SIGKILL, 0), output
-    in_a_write += is_writing(run.model_dir)
+    in_a_write += bool(unfinished(run.model_dir) - left)
   print(f'{in_a_write} of {NUM_KILLS} kills fell into a checkpoint write')
   run.finish()
   harness.assert_same_result(whole, run, step=400)
 
 
-def is_writing(model_dir):
-  return any(model_dir.glob('ckpt-*_temp'))
+def unfinished(model_dir):
+  """Returns the checkpoints that are being written, or were by a dead run."""
+  if not model_dir.exists():
+    return set()
+  return {
+    (entry.name, entry.inode())
+    for entry in os.scandir(model_dir)
+    if entry.name.endswith('_temp')
+  }
 
 
 def test_killed_with_records(split_corpus, tmp_path):
@@ -106,7 +114,7 @@ def test_a_full_disk_is_named_and_costs_nothing(whole, run, bindings):
   )
   assert output.count('Error: Checkpoints and metrics must be written') == 1
   assert 'Traceback' not in output
-  assert not is_writing(run.model_dir)
+  assert not unfinished(run.model_dir)
   run.finish()
   harness.assert_same_result(whole, run)
 
