@@ -258,6 +258,15 @@ class TestLoad:
     )
     assert loaded.new == ()
 
+  def test_an_empty_checkpoint_file_is_none(
+    self, source, model_dir, model, tmp_path
+  ):
+    folder = tmp_path / 'run'
+    shutil.copytree(model_dir, folder)
+    (folder / 'checkpoint').write_text('')
+    init_weights.load_pretrainer(model, str(folder))
+    assert not differing_names(model, source)
+
   def test_hugging_face_gives_all_but_the_table(
     self, source, hugging_face_folder, model
   ):

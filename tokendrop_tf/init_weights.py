@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from tokendrop_tf import configs, errors, run_folder
+from tokendrop_tf import checkpoints, configs, errors, run_folder
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import checkpoint_weights, hugging_face_weights
@@ -538,7 +538,11 @@ def _find_checkpoint(path) -> str | None:
     return path
   if not path or not tf.io.gfile.isdir(path):
     return None
-  newest = tf.train.latest_checkpoint(path)
+  try:
+    newest = tf.train.latest_checkpoint(path)
+  except (ValueError, UnicodeDecodeError):
+    # A power cut leaves an empty file, which says no more than none.
+    newest = checkpoints.newest(path)
   if newest:
     _require_inside(newest, path)
     return newest

@@ -30,6 +30,7 @@ from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 import tensorflow as tf
 
 from tokendrop_tf import (
+  checkpoints,
   configs,
   errors,
   fill_mask,
@@ -472,7 +473,7 @@ def read_params(flags, plan: Plan, name: str):
 def is_trained(flags, plan: Plan, name: str) -> bool:
   """Whether an arm has its last checkpoint and its last validation."""
   model_dir = _path(flags, name)
-  checkpoint = tf.train.latest_checkpoint(model_dir) or ''
+  checkpoint = checkpoints.newest(model_dir) or ''
   records = progress.read_metrics(
     os.path.join(model_dir, progress.METRICS_FILE)
   )

@@ -79,7 +79,7 @@ class Dropper:
         f'{model_dir}, whose policy is {policy}. Set another --model_dir, or '
         'none.'
       )
-    checkpoint = run_folder.require_checkpoint(model_dir)
+    checkpoint = run_folder.require_whole_checkpoint(model_dir)
     table = _read_table(checkpoint, words)
     table[list(words.ids_of(drop.always_keep_tokens))] = np.inf
     table[list(words.ids_of(drop.always_drop_tokens))] = -np.inf
