@@ -1,3 +1,5 @@
+"""The watch over losses, on one device and on several."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,9 +9,10 @@ from tokendrop_tf import loss_guard
 
 @pytest.mark.parametrize('replica', range(4))
 @pytest.mark.parametrize('broken', [np.nan, np.inf])
-def test_a_loss_that_breaks_on_any_replica_is_seen_in_its_step(replica, broken):
-  strategy = tf.distribute.MirroredStrategy([f'CPU:{n}' for n in range(4)])
-  with strategy.scope():
+def test_a_loss_that_breaks_on_any_replica_is_seen_in_its_step(
+  replica, broken, four_replicas
+):
+  with four_replicas.scope():
     first = loss_guard.create()
 
   def take_step(step, factor):
@@ -18,7 +21,7 @@ def test_a_loss_that_breaks_on_any_replica_is_seen_in_its_step(replica, broken):
     loss = tf.where(is_here, factor, 1.0)
     loss_guard.watch(first, loss, step)
 
-  run = tf.function(lambda *args: strategy.run(take_step, args=args))
+  run = tf.function(lambda *args: four_replicas.run(take_step, args=args))
   run(tf.constant(6, tf.int64), tf.constant(2.0))
   assert first.numpy() == -1
   for step in (7, 8):  # The first one counts.

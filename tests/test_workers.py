@@ -111,8 +111,10 @@ time.sleep(0.5)
 sys.stdout.write(f'got {[int(number) for number in counts]}' + chr(10))
 """
 _LAUNCHES = """
-import sys
+import signal, sys
 from tokendrop_tf import workers
+# What runs the tests may have hung up on its terminal.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 workers.wait_for(workers.start([sys.executable, '-c', sys.argv[1]], 2))
 """
 
