@@ -52,6 +52,7 @@ def main(arguments):
     arguments: list of str, the flags; see `--help`.
   """
   flags = _parse(arguments)
+  command_line.silence_xla()
   with tempfile.TemporaryDirectory() as folder:
     runs = {arm: _Arm(arm, flags, folder) for arm in ARMS}
     seconds = {arm: [] for arm in ARMS}
