@@ -13,7 +13,7 @@ import shlex
 
 import pytest
 
-from tokendrop_tf import command_line, train
+from tokendrop_tf import command_line, gin_support, train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAUNCHERS = ('python -m tokendrop_tf.train', 'tokendrop-train')
@@ -74,6 +74,12 @@ def stop_when_parsed(monkeypatch):
     raise Parsed
 
   monkeypatch.setattr(command_line.ArgumentParser, 'parse_args', parse_and_stop)
+
+
+@pytest.fixture(autouse=True)
+def gin_is_left_clean():
+  yield
+  gin_support.clear()
 
 
 @pytest.mark.parametrize('command', COMMANDS)
