@@ -103,7 +103,8 @@ import signal, sys, time
 counts = []
 for number in (signal.SIGINT, signal.SIGTERM):
   signal.signal(number, lambda number, frame: counts.append(number))
-print('ready', flush=True)
+sys.stdout.write('ready' + chr(10))
+sys.stdout.flush()
 end = time.monotonic() + 30
 while not counts and time.monotonic() < end:
   time.sleep(0.01)
