@@ -24,12 +24,13 @@ PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 PYTHON_CHECK := import ensurepip, venv, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-hugging-face test-beam install-tpu-compiler test-tpu-compile lint format constraints wheel clean
+.PHONY: help install quickstart test test-faults test-hugging-face test-beam install-tpu-compiler test-tpu-compile lint format docs constraints wheel clean
 
 help:
 	@echo 'make quickstart   train twice, plainly and with token dropping, and compare'
 	@echo "                  CORPUS='texts/*.txt.gz'  on your own text"
 	@echo '                  QUICKSTART_MINUTES=60    a longer, better run (default 10)'
+	@echo '                  CASED=1                  keeps capitals and accents'
 	@echo '                  OUTPUT=runs/mine         where it lies (default runs/quickstart)'
 	@echo 'make test         lint, then every test'
 	@echo 'make test-faults  kill, starve and damage trainings: an hour'
@@ -41,6 +42,7 @@ help:
 	@echo '                  in .venv-tpu;  make install-tpu-compiler  only makes that'
 	@echo 'make lint         lint and formatting only;  make format  puts them right'
 	@echo 'make install      only make $(VENV);  PYTHON=...  chooses the Python'
+	@echo 'make docs         write docs/settings.md and docs/plans/ from the code'
 	@echo 'make wheel        build the package into dist/'
 	@echo 'make constraints  resolve constraints.txt anew'
 	@echo 'make clean        remove all .venv folders and build folders; runs/ stays'
@@ -81,7 +83,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	echo 'Installed.'
 
 quickstart: $(STAMP)
-	@$(VENV_PYTHON) tools/quickstart.py $(if $(CORPUS),--corpus='$(CORPUS)') $(if $(OUTPUT),--output='$(OUTPUT)')
+	@$(VENV_PYTHON) tools/quickstart.py $(if $(CORPUS),--corpus='$(CORPUS)') $(if $(CASED),--no-lower_case) $(if $(OUTPUT),--output='$(OUTPUT)')
 
 test: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check --quiet .
@@ -114,6 +116,7 @@ test-hugging-face: $(STAMP)
 TPU_VENV := .venv-tpu
 TPU_REQUIREMENTS := $(subst hugging,tpu,$(HF_REQUIREMENTS))
 TPU_TOPOLOGIES ?= v5e:2x4 v4:2x2x2
+TPU_ARMS ?= configured,none,stock,layerwise,windows,halving,pooled
 
 install-tpu-compiler: $(STAMP)
 	@set -e; \
@@ -130,7 +133,7 @@ test-tpu-compile: install-tpu-compiler
 	@set -e; \
 	for file in $$(grep -l "distribution_strategy = 'tpu'" gin_configs/*.gin); do \
 	  $(VENV_PYTHON) tools/compile_for_tpu.py --gin_file=$$file \
-	    $(TPU_TOPOLOGIES:%=--topology=%) \
+	    $(TPU_TOPOLOGIES:%=--topology=%) --arms=$(TPU_ARMS) \
 	    --output_dir=runs/tpu/$$(basename $$file .gin) \
 	    --output_json=runs/tpu/$$(basename $$file .gin).json; \
 	done
@@ -147,7 +150,7 @@ test-beam: $(STAMP)
 	    --editable '.[dev,beam]'; \
 	  touch $(BEAM_VENV)/installed.stamp; \
 	fi; \
-	$(BEAM_VENV)/bin/python -m pytest -s tests/data/test_beam_pipeline.py
+	$(BEAM_VENV)/bin/python -m pytest -s tests/data/shards/test_beam_pipeline.py
 
 lint: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check .
@@ -156,6 +159,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	@$(VENV_PYTHON) -m ruff check --fix .
 	@$(VENV_PYTHON) -m ruff format .
+
+docs: $(STAMP)
+	@$(VENV_PYTHON) -m tokendrop_tf.config.settings_page docs/settings.md
+	@$(VENV_PYTHON) -m tokendrop_tf.pages.plan_pictures docs/plans
 
 wheel: $(STAMP)
 	@rm -rf build

@@ -1,7 +1,7 @@
 """Packaging: what is installed, which versions fit, which commands appear.
 
 The ranges below say what the code is written for. `constraints.txt` pins one
-set of versions inside them; `make constraints` resolves it anew.
+set of versions inside them; `make constraints` resolves it again.
 """
 
 import pathlib
@@ -14,6 +14,10 @@ from setuptools.command import build_py
 ROOT = pathlib.Path(__file__).resolve().parent
 
 INSTALL_REQUIRES = [
+  'absl-py>=1.4',
+  # The first that can be told not to fall back to a soft lock.
+  'filelock>=3.30',
+  'flatbuffers>=24.3',
   'gin-config>=0.5,<0.6',
   # The checksum of TFRecords.
   'google-crc32c>=1.6',
@@ -23,6 +27,8 @@ INSTALL_REQUIRES = [
   'numpy>=2.1,<2.5',
   # The server is this, starlette and uvicorn: small beside TensorFlow.
   'orjson>=3.10',
+  'pandas>=2.2',
+  'protobuf>=5.28',
   'pyarrow>=18',
   'PyYAML>=6.0',
   'safetensors>=0.5',
@@ -31,6 +37,7 @@ INSTALL_REQUIRES = [
   # The Model Garden's TF Hub modules import pkg_resources, gone from 81 on.
   'setuptools<81',
   'starlette>=0.46',
+  'tabulate>=0.9',
   'tensorflow>=2.20,<2.21',
   'tensorflow-datasets>=4.9.9',
   'tensorflow-text>=2.20,<2.21',
@@ -42,11 +49,12 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-  # The data tools past one machine. It has its own opinion of protobuf and
-  # pyarrow, so its tests have an environment of their own: make test-beam.
+  # The data tools on more than one machine. Beam needs other versions of
+  # protobuf and pyarrow, so its tests have their own environment:
+  # make test-beam.
   'beam': ['apache-beam>=2.65,<3'],
-  # pip and what builds packages are pinned too, so that a release of theirs
-  # cannot break an installation.
+  # pip and the build tools are pinned too, so that a new release of one cannot
+  # break an installation.
   'dev': [
     'hypothesis>=6.100',
     'pip>=25.3',
@@ -56,29 +64,29 @@ EXTRAS_REQUIRE = {
     'setuptools-scm>=8.0',
     'wheel>=0.43',
   ],
-  # Only a test of the Hugging Face export: make test-hugging-face.
+  # Only for a test of the Hugging Face export: make test-hugging-face.
   'hugging_face': ['torch>=2.4', 'transformers>=5.0'],
-  # An environment of its own: make install-tpu-compiler. Other versions may
-  # read TensorFlow's program differently.
+  # Its own environment: make install-tpu-compiler. Other versions may read
+  # TensorFlow's program differently.
   'tpu_compile': ['jax==0.10.2', 'libtpu==0.0.51'],
 }
 
 CONSOLE_SCRIPTS = [
   'tokendrop-train=tokendrop_tf.train:console_main',
-  'tokendrop-quickstart=tokendrop_tf.quickstart:console_main',
+  'tokendrop-quickstart=tokendrop_tf.pages.quickstart:console_main',
   'tokendrop-build-vocab=tokendrop_tf.data.build_vocab:console_main',
   'tokendrop-create-pretraining-data='
   'tokendrop_tf.data.create_pretraining_data:console_main',
-  'tokendrop-inspect-data=tokendrop_tf.data.inspect_data:console_main',
-  'tokendrop-export=tokendrop_tf.export.command:console_main',
-  'tokendrop-fill-mask=tokendrop_tf.fill_mask:console_main',
-  'tokendrop-predict=tokendrop_tf.predict:console_main',
-  'tokendrop-serve=tokendrop_tf.serving.command:console_main',
+  'tokendrop-inspect-data=tokendrop_tf.pages.inspect_data:console_main',
+  'tokendrop-inspect-run=tokendrop_tf.pages.inspect_run:console_main',
+  'tokendrop-export=tokendrop_tf.export.export_command:console_main',
+  'tokendrop-score-tokens=tokendrop_tf.export.score_tokens:console_main',
+  'tokendrop-fill-mask=tokendrop_tf.serving.fill_mask:console_main',
+  'tokendrop-generate=tokendrop_tf.serving.generate:console_main',
+  'tokendrop-predict=tokendrop_tf.serving.predict:console_main',
+  'tokendrop-serve=tokendrop_tf.serving.serve_command:console_main',
   'tokendrop-sweep=tokendrop_tf.finetuning.sweep:console_main',
-  'tokendrop-compare-runs=tokendrop_tf.compare_runs:console_main',
-  'tokendrop-launch-local-workers=tokendrop_tf.workers:console_main',
-  'tokendrop-data-service=tokendrop_tf.data.service:console_main',
-  'tokendrop-benchmark-step=tokendrop_tf.benchmark:console_main',
+  'tokendrop-compare-runs=tokendrop_tf.pages.compare_runs:console_main',
 ]
 
 
@@ -89,11 +97,11 @@ def read_version() -> str:
 
 
 class BuildWithGinFiles(build_py.build_py):
-  """Copies `gin_configs/` into the built package, where it is looked for."""
+  """Copies `gin_configs/` into the built package, which looks for it there."""
 
   def run(self):
     super().run()
-    # A checkout that is installed in place keeps them beside the package.
+    # A checkout that is installed in place has them next to the package.
     if getattr(self, 'editable_mode', False):
       return
     target = pathlib.Path(self.build_lib) / 'tokendrop_tf' / 'gin_configs'
@@ -112,6 +120,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.10,<3.14',
   packages=setuptools.find_packages(include=['tokendrop_tf', 'tokendrop_tf.*']),
+  package_data={'tokendrop_tf.pages': ['templates/*']},
   install_requires=INSTALL_REQUIRES,
   extras_require=EXTRAS_REQUIRE,
   cmdclass={'build_py': BuildWithGinFiles},

@@ -10,7 +10,7 @@ from tensorflow.python.distribute.cluster_resolver import (
 )
 from tensorflow.python.training.server_lib import ClusterSpec
 
-from tokendrop_tf import agreement
+from tokendrop_tf.run import collectives
 
 
 def run(monkeypatch, function, number=2):
@@ -35,17 +35,18 @@ def run(monkeypatch, function, number=2):
     return function(index, strategy_of(index, number))
 
   with monkeypatch.context() as patch:
-    patch.setattr(agreement, 'total', total)
+    patch.setattr(collectives, 'total', total)
     with concurrent.futures.ThreadPoolExecutor(number) as threads:
       return list(threads.map(worker, range(number)))
 
 
 def strategy_of(index, number):
-  """Returns what `agreement` looks at in the strategy of a worker."""
+  """Returns what `collectives` looks at in the strategy of a worker."""
   spec = ClusterSpec({'worker': [f'host{place}:1' for place in range(number)]})
   return types.SimpleNamespace(
+    num_replicas_in_sync=number,
     extended=types.SimpleNamespace(
-      _in_multi_worker_mode=lambda: True,
+      worker_devices=['CPU:0'],
       should_save_summary=index == 0,
       should_checkpoint=index == 0,
     ),

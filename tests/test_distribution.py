@@ -1,53 +1,45 @@
 """Ways to spread a step, over devices or over time, that change no result."""
 
 import dataclasses
-import json
-import pathlib
-import subprocess
-import sys
+import functools
 
 import numpy as np
 import pytest
+import refusals
 import tensorflow as tf
-from faults import harness
-from official.modeling import optimization
+import tiny_runs
 
-from tokendrop_tf import configs, errors, experiments, workers
-from tokendrop_tf import task as task_lib
-from tokendrop_tf.data import loader, service
+from tokendrop_tf import errors
+from tokendrop_tf.config import configs, experiments, rules
+from tokendrop_tf.data import loader
+from tokendrop_tf.run import trainer
+from tokendrop_tf.tasks import masked_lm as task_lib
 
 SEQ_LENGTH, BATCH_SIZE, NUM_STEPS = 16, 8, 3
-OPTIMIZER = optimization.OptimizationConfig(
-  {
-    'optimizer': {
-      'type': 'adamw',
-      # Clips in every step.
-      'adamw': {'gradient_clip_norm': 0.1},
-    },
-    'learning_rate': {
-      'type': 'constant',
-      'constant': {'learning_rate': 1e-3},
-    },
-  }
+# Clips in every step.
+OPTIMIZER = tiny_runs.adamw(1e-3, gradient_clip_norm=0.1)
+
+
+message_of = functools.partial(
+  refusals.message_of, raises=errors.ConfigurationError
 )
 
 
-def make_task(corpus, temperature=0.0, **configure):
+def make_task(
+  corpus, temperature=0.0, num_layers=3, token_drop=None, **configure
+):
   task = task_lib.TokenDropPretrainingTask(
     configs.PretrainingTaskConfig(
       model=configs.ModelConfig(
-        vocab_size=64,
-        hidden_size=16,
-        num_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=SEQ_LENGTH,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        initializer_range=0.2,
+        **{**tiny_runs.SIZES, 'num_layers': num_layers},
+        use_next_sentence_head=True,
       ),
       token_drop=configs.TokenDropConfig(
-        token_keep_k=6, temperature=temperature
+        **{
+          'token_keep_k': 6,
+          'temperature': temperature,
+          **(token_drop or {}),
+        }
       ),
       vocabulary=configs.VocabularyConfig(path=corpus.vocabulary),
       train_data=data_config(corpus.train, is_training=True),
@@ -72,9 +64,10 @@ def data_config(path, **settings):
 
 @dataclasses.dataclass
 class Result:
-  """What some steps leave: losses, weights, tables of all replicas."""
+  """What some steps leave; tables of all replicas, metrics by name."""
 
   losses: list
+  metrics: dict
   weights: list
   tables: list
 
@@ -85,9 +78,10 @@ def train(task, batches, strategy=None):
   with strategy.scope():
     model = task.build_model()
     optimizer = task.create_optimizer(OPTIMIZER)
+    trainer.create_slots(optimizer, model)
     metrics = task.build_metrics()
 
-  @tf.function
+  @tf.function(autograph=False)
   def step(shares):
     losses = strategy.run(
       lambda batch: task.train_step(batch, model, optimizer, metrics)['loss'],
@@ -99,6 +93,7 @@ def train(task, batches, strategy=None):
   table = model.encoder_network.token_importance.table
   return Result(
     losses,
+    {metric.name: float(metric.result()) for metric in metrics},
     [variable.numpy() for variable in model.trainable_variables],
     [t.numpy() for t in strategy.experimental_local_results(table)],
   )
@@ -116,6 +111,7 @@ def split(batch, strategy):
 
 def assert_close(result, expected, rtol, atol):
   np.testing.assert_allclose(result.losses, expected.losses, rtol=rtol)
+  assert result.metrics == pytest.approx(expected.metrics, rel=rtol)
   for table in result.tables:
     np.testing.assert_array_equal(table, result.tables[0])
   np.testing.assert_allclose(
@@ -125,10 +121,16 @@ def assert_close(result, expected, rtol, atol):
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
 
 
+def make_batches(corpus):
+  task = make_task(corpus)
+  found = task.build_inputs(task.task_config.train_data).take(NUM_STEPS)
+  labels = tf.constant([[0], [1]] * (BATCH_SIZE // 2))
+  return [{**batch, 'next_sentence_labels': labels} for batch in found]
+
+
 @pytest.fixture(scope='module')
 def batches(tiny_corpus):
-  task = make_task(tiny_corpus)
-  return list(task.build_inputs(task.task_config.train_data).take(NUM_STEPS))
+  return make_batches(tiny_corpus)
 
 
 @pytest.fixture(scope='module')
@@ -194,170 +196,6 @@ def test_a_last_batch_that_is_not_full_counts_once(tiny_corpus, four_replicas):
   assert sum(weights) > 0
 
 
-@pytest.mark.faults
-def test_devices_agree_over_fifty_steps(tiny_corpus, tmp_path):
-  """1, 2 and 4 devices, each in a process of its own."""
-  results = {}
-  for number in (1, 2, 4):
-    run = harness.TinyRun(
-      tiny_corpus,
-      tmp_path / f'{number}',
-      (
-        'trainer.train_steps = 50',
-        'trainer.steps_per_loop = 1',
-        'optimizer.learning_rate = 0.001',
-        'model.dropout_rate = 0.0',
-        'model.attention_dropout_rate = 0.0',
-        # The last batch has 4 of 32 rows.
-        'validation_data.global_batch_size = 32',
-        "runtime.distribution_strategy = 'mirrored'" if number > 1 else '',
-        f'runtime.num_logical_cpu_devices = {number}',
-      ),
-    )
-    tables = tmp_path / f'{number}.json'
-    subprocess.run(
-      [
-        *(sys.executable, '-m', 'faults.train_on_devices', str(tables)),
-        *run.arguments(),
-      ],
-      check=True,
-      capture_output=True,
-      cwd=pathlib.Path(__file__).parent,
-    )
-    results[number] = (run.history(), np.array(json.loads(tables.read_text())))
-  history, [table] = results[1]
-  assert len([r for r in history if r['kind'] == 'train']) == 50
-  for number in (2, 4):
-    records, tables = results[number]
-    assert len(tables) == number
-    np.testing.assert_array_equal(tables, tables[:1].repeat(number, axis=0))
-    np.testing.assert_allclose(tables[0], table, atol=1e-5)
-    for record, expected in zip(records, history, strict=True):
-      for name, value in expected.items():
-        if 'loss' in name:
-          assert record[name] == pytest.approx(value, abs=1e-5), (name, record)
-
-
-@pytest.fixture(scope='module')
-def data_service():
-  """A dispatcher and two workers; the address of the dispatcher."""
-  dispatcher = service.start(service.parse_flags(['--host=localhost']))
-  address = service.address_of(dispatcher)
-  flags = service.parse_flags([f'--dispatcher={address}', '--host=localhost'])
-  servers = [service.start(flags) for _ in range(2)]
-  yield address
-  for server in (*servers, dispatcher):
-    server._stop()
-
-
-def numbered_documents(folder, number):
-  """Writes documents that each repeat a word of their own."""
-  words = [f'w{index}' for index in range(number)]
-  special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-  (folder / 'vocab.txt').write_text('\n'.join(special + words) + '\n')
-  text = folder / 'text.txt'
-  text.write_text('\n\n'.join(f'{word} ' * 6 for word in words) + '\n')
-  return text, configs.VocabularyConfig(path=str(folder / 'vocab.txt'))
-
-
-@pytest.mark.parametrize('num_pipelines', [1, 2])
-def test_a_data_service_makes_every_document_once_in_a_pass(
-  data_service, tmp_path, num_pipelines
-):
-  text, vocabulary = numbered_documents(tmp_path, 80)
-  config = configs.PretrainingDataConfig(
-    input_path=str(text),
-    is_training=True,
-    global_batch_size=8,
-    seq_length=8,
-    max_predictions_per_seq=2,
-    packing='within_documents',
-    num_epochs=2,
-    tf_data_service_address=data_service,
-  )
-  pipelines = [
-    loader.load_dataset(
-      config,
-      vocabulary,
-      tf.distribute.InputContext(num_pipelines, index, num_pipelines),
-    )
-    for index in range(num_pipelines)
-  ]
-  labels = []
-  for batches in pipelines:
-    assert batches.element_spec['input_word_ids'].shape == [
-      8 // num_pipelines,
-      8,
-    ]
-  iterators = [iter(batches) for batches in pipelines]
-  while iterators:
-    for iterator in list(iterators):
-      batch = next(iterator, None)
-      if batch is None:
-        iterators.remove(iterator)
-      else:
-        labels += batch['masked_lm_ids'].numpy()[:, 0].tolist()
-  assert sorted(labels) == sorted(2 * list(range(5, 85)))
-
-
-def test_sources_that_need_python_are_not_sent_to_a_data_service(
-  data_service,
-):
-  numbers = tf.data.Dataset.range(3).map(
-    lambda x: tf.numpy_function(lambda n: n, [x], tf.int64)
-  )
-  config = configs.PretrainingDataConfig(tf_data_service_address=data_service)
-  with pytest.raises(errors.ConfigurationError, match='need no Python'):
-    service.distribute(numbers, config, '')
-
-
-def test_a_dispatcher_that_does_not_answer_is_named(tmp_path):
-  address = f'localhost:{workers.free_ports(1)[0]}'
-  config = configs.PretrainingDataConfig(tf_data_service_address=address)
-  with pytest.raises(errors.ConfigurationError, match='that answers') as caught:
-    service.distribute(tf.data.Dataset.range(3), config, '')
-  assert address in str(caught.value)
-
-
-@pytest.mark.parametrize('address', ['here', 'grpc://here:1', ':1', 'a:99999'])
-def test_an_address_without_a_port_is_refused(address):
-  with pytest.raises(errors.ConfigurationError, match="'HOST:PORT'"):
-    service.parse_flags([f'--dispatcher={address}'])
-
-
-@pytest.mark.faults
-def test_a_training_on_a_data_service_of_three_processes(tiny_corpus, tmp_path):
-  command = [
-    sys.executable,
-    '-m',
-    'tokendrop_tf.data.service',
-    '--host=localhost',
-  ]
-
-  def start(*flags):
-    process = subprocess.Popen(
-      [*command, *flags], stdout=subprocess.PIPE, text=True
-    )
-    return process, process.stdout.readline().rsplit(' ', 1)[1].strip()
-
-  dispatcher, address = start()
-  others = [start(f'--dispatcher={address}')[0] for _ in range(2)]
-  run = harness.TinyRun(
-    tiny_corpus,
-    tmp_path / 'run',
-    (f"train_data.tf_data_service_address = '{address}'",),
-  )
-  try:
-    run.kill_when(lambda seconds: run.steps_logged() >= 25)
-    assert 'goes on at step 20' in run.finish()
-  finally:
-    for process in (*others, dispatcher):
-      process.terminate()
-  for process in (*others, dispatcher):
-    assert process.wait(timeout=60) == 0
-  assert run.steps_logged() == 60
-
-
 # What a TPU hands back to its host, or refuses; strings have no place there.
 HOST_OPERATIONS = (
   *('PyFunc', 'Print', 'Assert', 'String', 'File', 'Iterator', 'Dataset'),
@@ -371,6 +209,7 @@ def test_the_step_stays_on_the_device_and_is_static(
   task = make_task(tiny_corpus, temperature=1.0, gradient_accumulation_steps=2)
   model = task.build_model()
   optimizer = task.create_optimizer(OPTIMIZER)
+  trainer.create_slots(optimizer, model)
   metrics = task.build_metrics()
   spec = task.build_inputs(task.task_config.train_data).element_spec
   assert all(feature.shape.is_fully_defined() for feature in spec.values())
@@ -379,12 +218,18 @@ def test_the_step_stays_on_the_device_and_is_static(
 
   step = tf.function(
     lambda batch: task.train_step(batch, model, optimizer, metrics),
+    autograph=False,
     jit_compile=True,
   )
-  loss = float(step(batches[0])['loss'])
+  losses = [float(step(batch)['loss']) for batch in batches]
   # XLA draws other numbers for the sampling.
-  assert loss == pytest.approx(plain.losses[0], rel=0.02)
-  graph = step.get_concrete_function(spec).graph.as_graph_def(add_shapes=True)
+  assert losses == pytest.approx(plain.losses, rel=0.02)
+  assert_on_device_and_static(step.get_concrete_function(batches[0]).graph)
+
+
+def assert_on_device_and_static(graph):
+  """Checks that a device can run a graph alone, whose shapes are all known."""
+  graph = graph.as_graph_def(add_shapes=True)
   nodes = list(graph.node)
   for function in graph.library.function:
     nodes += function.node_def
@@ -402,7 +247,7 @@ def test_the_step_stays_on_the_device_and_is_static(
 
 def test_training_drops_what_does_not_fill_a_batch():
   """A TPU takes no other shape."""
-  params = experiments.pretraining_experiment()
+  params = experiments.build(experiments.PRETRAINING)
   assert params.task.train_data.drop_remainder
   assert not params.task.validation_data.drop_remainder  # It is filled up.
 
@@ -412,44 +257,23 @@ class TestRules:
 
   @pytest.fixture
   def params(self, tiny_corpus):
-    params = experiments.pretraining_experiment()
+    params = experiments.build(experiments.PRETRAINING)
     params.task.vocabulary.path = tiny_corpus.vocabulary
     return params
-
-  def message_of(self, check, *arguments):
-    with pytest.raises(errors.ConfigurationError) as caught:
-      check(*arguments)
-    return str(caught.value)
 
   def test_parts_divide_the_batch_of_a_replica(self, params):
     params.task.train_data.global_batch_size = 24
     params.trainer.gradient_accumulation_steps = 4
-    configs.validate_replicas(params, 2)
-    message = self.message_of(configs.validate_replicas, params, 4)
+    rules.validate_replicas(params, 2)
+    message = message_of(rules.validate_replicas, params, 4)
     assert 'global_batch_size=24, gradient_accumulation_steps=4' in message
 
   def test_several_workers_write_no_checkpoints_aside(self, params):
     params.trainer.async_checkpoints = True
-    configs.validate_experiment(params)
+    rules.validate_experiment(params)
     params.runtime.distribution_strategy = 'multi_worker_mirrored'
-    message = self.message_of(configs.validate_experiment, params)
+    message = message_of(rules.validate_experiment, params)
     assert 'Leave trainer.async_checkpoints unset' in message
-
-  @pytest.mark.parametrize(
-    ('settings', 'rule'),
-    [
-      ({'tf_data_service_address': 'here'}, "must be 'HOST:PORT'"),
-      (
-        {'tf_data_service_address': 'here:1', 'num_epochs': 1},
-        'Leave train_data.num_epochs unset',
-      ),
-    ],
-  )
-  def test_a_data_service_has_an_address_and_no_end(
-    self, params, settings, rule
-  ):
-    params.task.train_data.override(settings)
-    assert rule in self.message_of(configs.validate_experiment, params)
 
   @pytest.mark.parametrize(
     ('section', 'setting', 'value'),
@@ -462,5 +286,5 @@ class TestRules:
     self, params, section, setting, value
   ):
     params.override({section: {setting: value}})
-    message = self.message_of(configs.validate_schedule, params)
+    message = message_of(rules.validate_schedule, params)
     assert f'{section}.{setting} is a setting of pretraining' in message

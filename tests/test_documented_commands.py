@@ -13,7 +13,8 @@ import shlex
 
 import pytest
 
-from tokendrop_tf import command_line, gin_support, train
+from tokendrop_tf import command_line, train
+from tokendrop_tf.config import gin_reader
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAUNCHERS = ('python -m tokendrop_tf.train', 'tokendrop-train')
@@ -79,7 +80,7 @@ def stop_when_parsed(monkeypatch):
 @pytest.fixture(autouse=True)
 def gin_is_left_clean():
   yield
-  gin_support.clear()
+  gin_reader.clear()
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -113,5 +114,7 @@ def check_launcher(arguments):
 def main_of(tool):
   """Returns the `main` of the module that a tool runs."""
   text = (ROOT / tool).read_text()
+  if 'def main(' in text:
+    return importlib.import_module(f'tools.{pathlib.Path(tool).stem}').main
   package, name = re.search(r'from (\S+) import (\w+)\n', text).groups()
   return importlib.import_module(f'{package}.{name}').main

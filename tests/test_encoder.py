@@ -7,6 +7,7 @@ import tf_keras
 from official.nlp.modeling import networks
 
 from tokendrop_tf import encoder as encoder_lib
+from tokendrop_tf.layers import neighbour_start
 
 VOCAB_SIZE, HIDDEN_SIZE, SEQ_LENGTH, BATCH_SIZE = 50, 16, 12, 3
 STOCK = dict(
@@ -45,6 +46,7 @@ def make_encoder(num_layers=4, dropout=0.0, **kwargs):
     attention_dropout=dropout,
     token_keep_k=5,
     token_deny_list=(0,),
+    return_all_encoder_outputs=True,
   )
   encoder = encoder_lib.TokenDropBertEncoder(**{**arguments, **kwargs})
   encoder(encoder.inputs)
@@ -113,13 +115,17 @@ def assert_close(actual, expected, tolerance=1e-5):
   np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize('norm_first', [False, True])
-@pytest.mark.parametrize('num_layers', [3, 6])
 @pytest.mark.parametrize(
-  'call', [dict(), dict(drop_tokens=True, token_keep_k=SEQ_LENGTH)]
+  ('num_layers', 'norm_first', 'call'),
+  [
+    (3, False, dict()),
+    (6, True, dict()),
+    (6, False, dict(drop_tokens=True, token_keep_k=SEQ_LENGTH)),
+    (3, True, dict(drop_tokens=True, token_keep_k=SEQ_LENGTH)),
+  ],
 )
 def test_without_dropping_it_is_the_stock_encoder(
-  tmp_path, norm_first, num_layers, call
+  tmp_path, num_layers, norm_first, call
 ):
   encoder = make_encoder(num_layers=num_layers, norm_first=norm_first)
   stock = make_stock_twin(encoder, tmp_path)
@@ -161,21 +167,18 @@ def test_variable_names_and_shapes_are_the_stock_encoders(tmp_path):
   assert shapes(encoder) == shapes(stock)
 
 
-LAYOUTS = [  # num_layers, crossing_layer, keep_k
-  (3, 1, 4),
-  (3, 2, 1),
-  (4, 2, 7),
-  (6, 3, 5),
-  (6, 5, 11),
-  (6, 1, 6),
-]
-
-
-@pytest.mark.parametrize('norm_first', [False, True])
-@pytest.mark.parametrize(('num_layers', 'crossing_layer', 'keep_k'), LAYOUTS)
-@pytest.mark.parametrize('at_positions', [False, True])
+@pytest.mark.parametrize(
+  ('num_layers', 'crossing_layer', 'keep_k', 'norm_first', 'at_positions'),
+  [
+    (3, 1, 4, False, False),
+    (3, 2, 1, True, True),
+    (6, 3, 5, True, False),
+    (6, 5, 11, False, True),
+    (6, 1, 6, False, False),
+  ],
+)
 def test_dropping_equals_the_reference_in_reading_order(
-  tmp_path, norm_first, num_layers, crossing_layer, keep_k, at_positions
+  tmp_path, num_layers, crossing_layer, keep_k, norm_first, at_positions
 ):
   encoder = make_encoder(
     num_layers=num_layers,
@@ -221,6 +224,21 @@ def test_dropping_equals_the_reference_in_reading_order(
     np.testing.assert_allclose(
       gradient, reference, rtol=1e-5, atol=1e-5, err_msg=name
     )
+
+
+def test_padding_that_is_ranked_first_is_not_attended_to(tmp_path):
+  """[PAD] need not be in the drop list; K above the tokens of a row."""
+  encoder = make_encoder(token_deny_list=(), token_keep_k=9, crossing_layer=2)
+  table = encoder.token_importance.table
+  table.assign(tf.tensor_scatter_nd_update(table, [[0]], [100.0]))
+  stock = make_stock_twin(encoder, tmp_path)
+  features = make_features(seed=2)
+  lengths = tf.reduce_sum(features['input_mask'], axis=1)
+  assert min(lengths) < 9 < max(lengths)
+  assert_close(
+    encoder(features, drop_tokens=True)['sequence_output'],
+    reference_with_dropping(encoder, stock, features, None, 9, 2),
+  )
 
 
 def test_pooled_output_with_dropping_is_position_zero_of_the_full_output():
@@ -276,7 +294,9 @@ def test_sequences_shorter_than_k_lose_no_token():
   )
 
 
-def test_a_batch_of_all_padding_is_finite():
+@pytest.mark.parametrize('policy', ['float32', 'mixed_float16'])
+def test_a_batch_of_all_padding_is_finite(policy):
+  tf_keras.mixed_precision.set_global_policy(policy)
   encoder = make_encoder()
   features = {k: tf.zeros_like(v) for k, v in make_features().items()}
   for drop_tokens in (False, True):
@@ -299,30 +319,32 @@ def test_one_seed_gives_one_result_with_dropout_on():
   assert float(tf.reduce_max(tf.abs(other - first['sequence_output']))) > 1e-3
 
 
-def test_dropout_drops_its_rate_and_keeps_the_mean():
-  """Every dropout of a block at its rate, from the kept share of ones."""
-  encoder = make_encoder(dropout=0.25)
-  features = make_features()
-  runs = tf.stack(
-    [
-      encoder(
-        features, training=True, drop_tokens=False, seed=tf.constant([0, i])
-      )['encoder_outputs'][0]
-      for i in range(40)
+def test_replicas_drop_out_other_entries_of_equal_rows(four_replicas):
+  with four_replicas.scope():
+    encoder = make_encoder(num_layers=1, token_keep_k=None, dropout=0.3)
+  features = make_features(batch_size=1)
+
+  @tf.function
+  def run():
+    return encoder(features, training=True, seed=tf.constant([1, 2]))[
+      'sequence_output'
     ]
-  )
-  # Post-norm rows differ between runs although inputs are equal.
-  spread = tf.math.reduce_std(runs, axis=0)
-  assert float(tf.reduce_min(tf.reduce_mean(spread, -1))) > 0.05
+
+  outputs = four_replicas.experimental_local_results(four_replicas.run(run))
+  for number, output in enumerate(outputs):
+    for other in outputs[:number]:
+      assert np.abs(output - other).max() > 1e-3
 
 
-@pytest.mark.parametrize('policy', ['float32', 'mixed_bfloat16'])
+@pytest.mark.parametrize(
+  'policy', ['float32', 'mixed_bfloat16', 'mixed_float16']
+)
 @pytest.mark.parametrize('mode', ['eager', 'function', 'xla'])
 def test_all_modes_and_precisions_agree(policy, mode):
   tf_keras.mixed_precision.set_global_policy(policy)
   try:
     # Other bits are drawn where XLA compiles, so only the rest can agree.
-    encoder = make_encoder(dropout=0.1 if mode == 'eager' else 0.0)
+    encoder = make_encoder(3, dropout=0.1 if mode == 'eager' else 0.0)
     expected_dtype = tf.float32  # post-norm ends in a float32 normalization
     features = make_features()
     positions = tf.constant([[1, 2]] * BATCH_SIZE)
@@ -382,6 +404,42 @@ def test_residual_initializer_scale_shrinks_the_ends_of_branches_only():
     assert stds[0.2][name] == pytest.approx(expected, rel=0.1), name
 
 
+def test_a_neighbour_start_changes_queries_and_keys_of_two_layers_only():
+  arguments = dict(
+    STOCK, hidden_size=64, num_layers=3, residual_initializer_scale=0.1
+  )
+  kernels = {}
+  for start in ('random', 'neighbours'):
+    tf_keras.utils.set_random_seed(3)
+    encoder = encoder_lib.TokenDropBertEncoder(
+      **arguments, attention_start=start
+    )
+    encoder(encoder.inputs)
+    kernels[start] = {
+      v.name.split('/', 1)[1]: v.numpy() for v in encoder.trainable_variables
+    }
+  changed = [
+    name
+    for name, value in kernels['random'].items()
+    if not np.array_equal(value, kernels['neighbours'][name])
+  ]
+  assert changed == [
+    f'transformer/layer_{layer}/self_attention/{name}/kernel:0'
+    for layer in (0, 1)
+    for name in ('query', 'key', 'attention_output')
+  ]
+  kernel = neighbour_start.NeighbourKernel((-1, 1), SEQ_LENGTH, tf.zeros)
+  np.testing.assert_allclose(
+    kernels['neighbours'][changed[0]], kernel([64, 2, 32], tf.float32)
+  )
+  # The branch that looks at neighbours begins at its full size.
+  np.testing.assert_allclose(
+    kernels['random'][changed[2]],
+    0.1 * kernels['neighbours'][changed[2]],
+    rtol=1e-5,
+  )
+
+
 def test_config_round_trip_gives_the_same_encoder():
   encoder = make_encoder(crossing_layer=1, temperature=0.5, norm_first=True)
   twin = encoder_lib.TokenDropBertEncoder.from_config(encoder.get_config())
@@ -419,9 +477,9 @@ def test_factorized_embeddings_equal_the_stock_encoder(tmp_path):
   ('arguments', 'message'),
   [
     (dict(token_keep_k=0), 'token_keep_k must be at least 1.*=0'),
-    (dict(num_layers=2), 'at least 3 layers.*num_layers=2'),
-    (dict(crossing_layer=4), 'from 1 to num_layers - 1.*crossing_layer=4'),
-    (dict(crossing_layer=0), 'from 1 to num_layers - 1.*crossing_layer=0'),
+    (dict(num_layers=2), 'at least 3 to drop tokens.*num_layers=2'),
+    (dict(crossing_layer=4), 'between 1 and .*num_layers - 1.*_layer=4'),
+    (dict(crossing_layer=0), 'between 1 and .*num_layers - 1.*_layer=0'),
     (dict(temperature=-1.0), 'temperature must be at least 0.*=-1'),
     (dict(token_loss_beta=1.0), r'beta must be in \[0, 1\).*beta=1'),
     (dict(token_allow_list=(0,)), r'kept or always dropped.*\[0\]'),
@@ -442,3 +500,46 @@ def test_keeping_more_tokens_than_there_are_is_refused():
 def test_dropping_needs_an_encoder_that_can():
   with pytest.raises(ValueError, match='Set token_drop.token_keep_k'):
     make_encoder(token_keep_k=None)(make_features(), drop_tokens=True)
+
+
+@pytest.mark.parametrize('keep_k', [None, 5])
+def test_less_memory_changes_neither_output_nor_gradients(keep_k):
+  """Attention in blocks without dropout; recomputed layers with it."""
+  features = make_features()
+  features['segment_ids'] = tf.constant(
+    [[1] * 5 + [2] * 7, [1] * 12, [1] * 3 + [2] * 3 + [3] * 6]
+  )
+  features['segment_ids'] *= features['input_mask']
+
+  def run(dropout, **kwargs):
+    encoder = make_encoder(dropout=dropout, **kwargs)
+
+    @tf.function
+    def train():
+      with tf.GradientTape() as tape:
+        output = encoder(
+          features,
+          training=True,
+          drop_tokens=keep_k is not None,
+          seed=tf.constant([5, 6]),
+        )
+        rows = output['sequence_output']
+        loss = tf.reduce_sum(
+          rows * tf.random.stateless_normal(rows.shape, [1, 2])
+        ) + tf.reduce_sum(output['pooled_output'])
+      gradients = tape.gradient(loss, encoder.trainable_variables)
+      return [rows, *map(tf.convert_to_tensor, gradients)]
+
+    return train()
+
+  plain = run(dropout=0.0)
+  # Relative to the largest: biases of keys have gradients of 0.
+  largest = max(np.max(np.abs(expected)) for expected in plain)
+  in_blocks = run(dropout=0.0, attention_block=5)
+  np.testing.assert_allclose(in_blocks[0], plain[0], rtol=1e-5, atol=1e-5)
+  for actual, expected in zip(in_blocks, plain):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * largest)
+  dropped = run(dropout=0.3)
+  assert not np.allclose(dropped[0], plain[0])
+  for actual, expected in zip(run(dropout=0.3, recompute_layers=True), dropped):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * largest)

@@ -3,14 +3,16 @@
 import math
 import re
 
+import gin_trees
 import pytest
-from official.core import exp_factory
 
-from tokendrop_tf import configs, experiments, gin_support, step_cost
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.finetuning import configs as finetuning_configs
+from tokendrop_tf import errors, train
+from tokendrop_tf.config import gin_reader, rules
+from tokendrop_tf.dropping import Dropping, cost
+from tokendrop_tf.finetuning import finetuning_rules
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
-FOLDER = gin_support.config_folder()
+FOLDER = gin_reader.config_folder()
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob('*.gin'))
 MODELS = [name for name in FILES if name.startswith('models/')]
 FINETUNING = [
@@ -28,8 +30,8 @@ def text_of(name):
 
 def required_macros(name):
   """Returns the macros that `name` and its includes leave to the user."""
-  gin_support.parse([name], [], experiments.sections())
-  return gin_support.required()
+  gin_reader.parse([name], [])
+  return gin_reader.required()
 
 
 def build(name, corpus, *bindings):
@@ -41,6 +43,9 @@ def build(name, corpus, *bindings):
     'TPU': 'local',
     'NUM_GPUS': 8,
     'INIT_FROM': '',
+    'SCORES': 'scores.tsv',
+    'REFERENCE': 'runs/reference',
+    'INIT_CHECKPOINT': 'runs/base_512',
     'MISMATCHED_DATA': corpus.valid,
     'TEXT': 'text',
     'LABEL': 'label',
@@ -48,11 +53,7 @@ def build(name, corpus, *bindings):
   bindings += tuple(
     f'{macro} = {values[macro]!r}' for macro in required_macros(name)
   )
-  parsed = gin_support.parse([name], bindings, experiments.sections())
-  gin_support.check_macros(parsed)
-  params = exp_factory.get_exp_config(experiments.experiment_of(parsed))
-  gin_support.check_all_used(parsed)
-  return params
+  return gin_trees.build(*bindings, files=[name])
 
 
 @pytest.mark.parametrize('name', sorted(set(FILES) - set(FINETUNING)))
@@ -61,10 +62,10 @@ def test_a_file_builds_a_valid_experiment(name, tiny_corpus):
   if name not in COMPLETE and name != 'runs/pretrain.gin':
     bindings = [f"vocabulary.path = '{tiny_corpus.vocabulary}'"]
   params = build(name, tiny_corpus, *bindings)
-  configs.validate_experiment(params)
+  rules.validate_experiment(params)
   if name in COMPLETE:
-    configs.validate_validation_source(params)
-  configs.resolve_vocabulary(
+    rules.validate_validation_source(params)
+  rules.resolve_vocabulary(
     params, vocabulary_lib.Vocabulary.from_file(tiny_corpus.vocabulary)
   )
 
@@ -78,9 +79,9 @@ def test_a_finetuning_file_builds_a_valid_experiment(name, tiny_corpus):
   )
   binding = f"vocabulary.path = '{tiny_corpus.vocabulary}'"
   params = build(name, tiny_corpus, binding, *more)
-  finetuning_configs.validate_experiment(params)
+  finetuning_rules.validate_experiment(params)
   if name.startswith('finetune/'):
-    finetuning_configs.validate_sources(params, 'train_and_eval')
+    finetuning_rules.validate_sources(params, 'train_and_eval')
   if name.startswith('finetune/squad'):
     assert name.startswith(f'finetune/squad_{params.task.squad.version[:2]}')
   elif name.startswith('finetune/'):
@@ -168,7 +169,11 @@ def test_base_512_is_as_published(tiny_corpus):
   assert task.token_drop.token_keep_k == 256
   assert task.train_data.max_predictions_per_seq == 76
   assert task.train_data.global_batch_size == 512
-  assert configs.crossing_layer(task) == 6
+  assert Dropping.of(task).rows(256)[4:7] == [
+    (512, 512),
+    (256, 512),
+    (256, 256),
+  ]
   assert task.token_drop.temperature == 0.0
   assert task.token_drop.token_loss_beta == 0.995
   assert task.token_drop.token_loss_init_value == 10.0
@@ -209,11 +214,61 @@ def test_the_batch_arithmetic_in_the_header_is_right(name, tiny_corpus):
   )
 
 
-def test_the_saving_in_the_header_of_base_512_is_right(tiny_corpus):
-  task = build('base_512.gin', tiny_corpus, 'model.vocab_size = 30522').task
-  plain, dropping = step_cost.plain_cost(task), step_cost.dropping_cost(task)
-  header = text_of('base_512.gin')
+def test_the_saving_in_the_header_of_long_4096_is_right(tiny_corpus):
+  binding = 'model.vocab_size = 30522'
+  task = build('long_4096.gin', tiny_corpus, binding).task
+  rows = cost.predicted_rows(task)
+  plain, dropping = (
+    cost.step_cost(task, keep_k, rows).encoder
+    for keep_k in (None, task.token_drop.token_keep_k)
+  )
+  saving = f'{1 - dropping / plain:.1%}'.replace('%', ' %')
+  assert saving in text_of('long_4096.gin')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [f'base_512{plan}.gin' for plan in ('', '_layerwise', '_halving', '_pooled')],
+)
+def test_the_saving_in_a_header_is_right(name, tiny_corpus):
+  task = build(name, tiny_corpus, 'model.vocab_size = 30522').task
+  plain, dropping = (
+    cost.step_cost(task, keep_k)
+    for keep_k in (None, task.token_drop.token_keep_k)
+  )
+  header = text_of(name)
   assert (
     f'{1 - dropping.encoder / plain.encoder:.1%}'.replace('%', ' %') in header
   )
   assert f'{1 - dropping.total / plain.total:.1%}'.replace('%', ' %') in header
+
+
+@pytest.mark.parametrize(
+  ('macro', 'setting'),
+  [
+    ('VOCABULARY', 'vocabulary.path'),
+    ('TRAIN_DATA', 'train_data.input_path'),
+  ],
+)
+def test_a_misspelt_file_is_named_with_its_macro(
+  macro, setting, tiny_corpus, tmp_path
+):
+  files = {
+    'VOCABULARY': tiny_corpus.vocabulary,
+    'TRAIN_DATA': tiny_corpus.train,
+  }
+  misspelt = files[macro].replace('vocab', 'vocap').replace('train', 'trian')
+  bindings = [
+    f'{m} = {path!r}' for m, path in (files | {macro: misspelt}).items()
+  ]
+  with pytest.raises(errors.DataError) as caught:
+    train.main(
+      [
+        '--gin_file=quickstart.gin',
+        f'--model_dir={tmp_path / "run"}',
+        *(f'--gin_params={binding}' for binding in bindings),
+      ]
+    )
+  message = str(caught.value)
+  assert f'{macro} ({setting})' in message
+  assert f' Did you mean {files[macro]}? Set {macro} ({setting})' in message

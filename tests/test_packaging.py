@@ -3,6 +3,7 @@
 import ast
 import email
 import importlib
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -71,25 +72,55 @@ def test_wheel_holds_every_module_and_gin_file_and_nothing_else(wheel):
     for path in (ROOT / 'gin_configs').rglob('*.gin')
   }
   assert len(gin_files) > 5
+  templates = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / 'tokendrop_tf' / 'pages' / 'templates').iterdir()
+  }
+  assert templates
   packed = {path for path in wheel.namelist() if '.dist-info/' not in path}
-  assert packed == modules | gin_files
+  assert packed == modules | gin_files | templates
+
+
+def test_every_package_that_is_imported_is_required(wheel):
+  fields = email.message_from_string(metadata(wheel, 'METADATA'))
+  required = {
+    utils.canonicalize_name(requirements.Requirement(text).name)
+    for text in fields.get_all('Requires-Dist')
+  }
+  distributions = importlib.metadata.packages_distributions()
+  for path in (ROOT / 'tokendrop_tf').rglob('*.py'):
+    for name in _imported(ast.parse(path.read_text(encoding='utf-8'))):
+      if name in sys.stdlib_module_names or name == 'tokendrop_tf':
+        continue
+      packages = distributions.get(name, [name.replace('_', '-')])
+      found = {utils.canonicalize_name(package) for package in packages}
+      assert required & found, f'{path} imports {name}.'
+
+
+def _imported(tree):
+  """Yields the top-level packages that a module imports, anywhere in it."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name.partition('.')[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield node.module.partition('.')[0]
 
 
 def test_console_scripts_name_functions_that_exist(wheel):
   text = metadata(wheel, 'entry_points.txt')
   scripts = dict(re.findall(r'^(\S+) = (\S+)$', text, re.M))
   assert sorted(scripts) == [
-    'tokendrop-benchmark-step',
     'tokendrop-build-vocab',
     'tokendrop-compare-runs',
     'tokendrop-create-pretraining-data',
-    'tokendrop-data-service',
     'tokendrop-export',
     'tokendrop-fill-mask',
+    'tokendrop-generate',
     'tokendrop-inspect-data',
-    'tokendrop-launch-local-workers',
+    'tokendrop-inspect-run',
     'tokendrop-predict',
     'tokendrop-quickstart',
+    'tokendrop-score-tokens',
     'tokendrop-serve',
     'tokendrop-sweep',
     'tokendrop-train',
@@ -100,9 +131,9 @@ def test_console_scripts_name_functions_that_exist(wheel):
 
 
 def test_tools_are_thin_over_the_package():
-  tools = sorted((ROOT / 'tools').glob('*.py'))
-  assert tools
-  for tool in tools:
+  tools = {path.name: path for path in (ROOT / 'tools').glob('*.py')}
+  del tools['launch_local_workers.py']  # No part of the package.
+  for tool in tools.values():
     tree = ast.parse(tool.read_text(encoding='utf-8'))
     defined = [
       node

@@ -10,7 +10,8 @@ import pytest
 from faults import harness
 from faults.conftest import SplitCorpus
 
-from tokendrop_tf import command_line, progress, train
+from tokendrop_tf import command_line, train
+from tokendrop_tf.run import run_report, trainer
 
 pytestmark = pytest.mark.faults
 STEPS = ('trainer.train_steps = 20', 'trainer.validation_interval = 10')
@@ -34,7 +35,7 @@ def whole(corpus, tmp_path_factory):
 
 def cut(run, monkeypatch, method, is_time, error):
   """Runs until `method` of the report is called at the right step."""
-  original = getattr(progress.Report, method)
+  original = getattr(run_report.RunReport, method)
 
   def replaced(self, step, *arguments):
     if is_time(step):
@@ -42,7 +43,7 @@ def cut(run, monkeypatch, method, is_time, error):
     return original(self, step, *arguments)
 
   with monkeypatch.context() as patch:
-    patch.setattr(progress.Report, method, replaced)
+    patch.setattr(run_report.RunReport, method, replaced)
     with pytest.raises((Killed, command_line.Interrupted)) as caught:
       train.main(run.arguments())
   return caught.value
@@ -74,8 +75,8 @@ def test_killed_in_the_last_validation(corpus, whole, tmp_path, monkeypatch):
 
 def test_terminated_within_a_loop(corpus, whole, tmp_path, monkeypatch, capsys):
   run = harness.TinyRun(corpus, tmp_path / 'run', STEPS)
-  monkeypatch.setattr(train.runner, 'SECONDS_PER_SLICE', 0.0)
-  original = train.runner.Trainer._choose_slice
+  monkeypatch.setattr(trainer, 'SECONDS_PER_SLICE', 0.0)
+  original = trainer.Trainer._choose_slice
 
   def terminate(self, seconds):
     if int(self.global_step.numpy()) == 13:  # Loops end at 10 and 15.
@@ -83,11 +84,11 @@ def test_terminated_within_a_loop(corpus, whole, tmp_path, monkeypatch, capsys):
     original(self, seconds)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train.runner.Trainer, '_choose_slice', terminate)
+    patch.setattr(trainer.Trainer, '_choose_slice', terminate)
     with pytest.raises(command_line.Terminated) as caught:
       train.main(run.arguments())
   assert caught.value.code == 143
   assert f'{run.model_dir}/ckpt-13' in str(caught.value)
   train.main(run.arguments())
-  assert 'goes on at step 13' in ' '.join(capsys.readouterr().out.split())
+  assert 'resumes at step 13' in ' '.join(capsys.readouterr().out.split())
   harness.assert_same_result(whole, run, step=20)

@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 
 import tokendrop_tf
-from tokendrop_tf import checkpoints, errors, init_weights, saved_model_safety
-from tokendrop_tf.serving import served_model
+from tokendrop_tf import errors
+from tokendrop_tf.run import checkpoints
+from tokendrop_tf.serving import saved_model_safety, served_model
+from tokendrop_tf.weights import load_weights, starting_point
 
 PACKAGE = pathlib.Path(tokendrop_tf.__file__).parent
 # What unpacks archives or runs what a file says.
@@ -144,15 +146,18 @@ def look_up_in(file_name, text):
     )
 
 
+def with_effect(effect, text):
+  with tf.control_dependencies([effect()]):
+    return tf.identity(text)
+
+
 REACHING_OUT = {
   'SaveV2 outside of saving': save_somewhere,
   'SaveV2 outside of saving and restoring': _traced_save,
   'InitializeTableFromTextFileV2 with a file': lambda text: look_up_in(
     '/etc/passwd', text
   ),
-  'InitializeTableFromTextFileV2 with a file that is no asset': lambda text: (
-    look_up_in(text[0], text)
-  ),
+  'with a file that is not an asset': lambda text: look_up_in(text[0], text),
   'ImmutableConst': lambda text: tf.raw_ops.ImmutableConst(
     dtype=tf.uint8, shape=[8], memory_region_name='/etc/passwd'
   ),
@@ -168,6 +173,14 @@ REACHING_OUT = {
   'Dataset': lambda text: tf.cast(
     tf.data.TextLineDataset('/etc/passwd').reduce(0, lambda n, _: n + 1),
     tf.int32,
+  ),
+  'PrintV2': lambda text: with_effect(lambda: tf.print(text), text),
+  'Abort': lambda text: with_effect(
+    lambda: tf.raw_ops.Abort(error_msg='', exit_without_error=True), text
+  ),
+  'MatchingFiles': lambda text: tf.raw_ops.MatchingFiles(pattern='/*'),
+  'PyFuncStateless': lambda text: tf.numpy_function(
+    np.sort, [text], tf.string, stateful=False
   ),
   'RestoreV2': lambda text: tf.raw_ops.RestoreV2(
     prefix='a', tensor_names=['a'], shape_and_slices=[''], dtypes=[tf.string]
@@ -189,6 +202,18 @@ def edit(folder, change):
   change(model.meta_graphs[0])
   path = pathlib.Path(folder) / 'saved_model.pb'
   path.write_bytes(model.SerializeToString())
+
+
+def test_a_second_graph_is_refused(tmp_path):
+  """TensorFlow may load another one than the one that is checked."""
+  save(ReachesOut(tf.identity), tmp_path)
+  saved_model_safety.check(str(tmp_path))
+  path = tmp_path / 'saved_model.pb'
+  model = saved_model_safety._read(str(tmp_path))
+  model.meta_graphs.add().CopyFrom(model.meta_graphs[0])
+  path.write_bytes(model.SerializeToString())
+  with pytest.raises(errors.ConfigurationError, match='not one graph'):
+    load(tmp_path)
 
 
 def test_saving_is_not_allowed_to_what_a_signature_calls_too(tmp_path):
@@ -269,7 +294,7 @@ def test_a_table_is_filled_from_an_asset_only(tmp_path):
   save(LooksUp(str(vocabulary)), tmp_path / 'model')
   saved_model_safety.check(str(tmp_path / 'model'))
   edit(tmp_path / 'model', capture_the_constant)
-  with pytest.raises(errors.ConfigurationError, match='no asset of it'):
+  with pytest.raises(errors.ConfigurationError, match='not an asset of it'):
     saved_model_safety.check(str(tmp_path / 'model'))
 
 
@@ -364,7 +389,7 @@ def test_a_damaged_or_hostile_safetensors_file_is_refused(tmp_path, content):
   )
   (tmp_path / 'model.safetensors').write_bytes(content)
   with pytest.raises(errors.ConfigurationError, match='safetensors') as caught:
-    init_weights.read_weights(init_weights.describe(str(tmp_path)))
+    load_weights.read_weights(starting_point.describe(str(tmp_path)))
   assert 'model.safetensors' in str(caught.value)
 
 
@@ -374,7 +399,7 @@ def test_pickled_weights_are_not_even_opened(tmp_path):
     pickle.dumps(Marker(tmp_path / 'run'))
   )
   with pytest.raises(errors.ConfigurationError):
-    init_weights.read_weights(init_weights.describe(str(tmp_path)))
+    load_weights.read_weights(starting_point.describe(str(tmp_path)))
   assert not (tmp_path / 'run').exists()
 
 
@@ -384,5 +409,5 @@ def test_a_checkpoint_of_another_folder_is_not_followed(tmp_path):
   path = tf.train.Checkpoint(a=tf.Variable(1.0)).write(str(outside / 'ckpt-1'))
   (folder / 'checkpoint').write_text(f'model_checkpoint_path: "{path}"\n')
   with pytest.raises(errors.ConfigurationError, match='its own folder'):
-    init_weights.describe(str(folder))
+    starting_point.describe(str(folder))
   assert checkpoints.prefixes(str(folder)) == []

@@ -10,8 +10,8 @@ import tf_keras
 
 from tokendrop_tf import encoder as encoder_lib
 from tokendrop_tf import pretrainer
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import serving_models
+from tokendrop_tf.export import load_model, serving_models
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 SEQ_LENGTH = 24
 LABELS = ('entailment', 'not_entailment', 'other')
@@ -25,29 +25,6 @@ def make_vocabulary() -> vocabulary_lib.Vocabulary:
   suffixes = (f'##{c}' for c in string.ascii_lowercase + string.digits)
   tokens = (*_WORDS, *_CHARACTERS, *suffixes)
   return vocabulary_lib.Vocabulary((*vocabulary_lib.SPECIAL_TOKENS, *tokens))
-
-
-@dataclasses.dataclass
-class Finetuned:
-  """The part of a fine-tuned model that exporting reads."""
-
-  label_names: tuple[str, ...] = ()
-  is_pair: bool = False
-  doc_stride: int = 5
-  query_length: int = 8
-  max_answer_length: int = 4
-  null_score_threshold: float | None = None
-
-
-@dataclasses.dataclass
-class Loaded:
-  """A loaded model, as `export.load_model` gives it."""
-
-  kind: str
-  model: tf_keras.Model
-  encoder: encoder_lib.TokenDropBertEncoder
-  vocabulary: vocabulary_lib.Vocabulary
-  finetuned: Finetuned | None = None
 
 
 class _Head(tf_keras.Model):
@@ -101,22 +78,39 @@ def make_encoder(vocab_size: int, seed: int = 1):
 
 
 @functools.lru_cache
-def load(kind: str) -> Loaded:
+def load(kind: str) -> load_model.LoadedModel:
   """Returns a model: 'pretraining', 'pair', 'regression' or 'answer'."""
   vocabulary = make_vocabulary()
   encoder = make_encoder(vocabulary.size)
+  make_loaded = functools.partial(
+    load_model.LoadedModel,
+    encoder=encoder,
+    vocabulary=vocabulary,
+    model_config=None,
+    params=None,
+    checkpoint='',
+    seq_length=SEQ_LENGTH,
+  )
   if kind == 'pretraining':
     model = pretrainer.TokenDropPretrainer(encoder, mlm_activation='gelu')
-    return Loaded(kind, model, encoder, vocabulary)
+    return make_loaded(kind, model)
   if kind == 'pair':
-    details = Finetuned(LABELS, is_pair=True)
-    model = _Head(encoder, len(LABELS))
-    return Loaded('classification', model, encoder, vocabulary, details)
+    return make_loaded(
+      load_model.CLASSIFICATION,
+      _Head(encoder, len(LABELS)),
+      label_names=LABELS,
+      is_pair=True,
+    )
   if kind == 'regression':
-    return Loaded(kind, _Head(encoder, 1), encoder, vocabulary, Finetuned())
-  details = Finetuned(null_score_threshold=0.0)
-  model = _SpanHead(encoder)
-  return Loaded('question_answering', model, encoder, vocabulary, details)
+    return make_loaded(kind, _Head(encoder, 1))
+  return make_loaded(
+    load_model.QUESTION_ANSWERING,
+    _SpanHead(encoder),
+    doc_stride=5,
+    query_length=8,
+    max_answer_length=4,
+    null_score_threshold=0.0,
+  )
 
 
 _MODELS = {

@@ -55,6 +55,7 @@ class ArgumentParser(argparse.ArgumentParser):
   Example:
     parser = ArgumentParser(description='Counts tokens.')
     parser.add_argument('--input', required=True, help='A text file.')
+    parser.add_number('--batch_size', 32, 'Texts at once.', least=1)
     flags = parser.parse_args(arguments)
   """
 
@@ -65,6 +66,24 @@ class ArgumentParser(argparse.ArgumentParser):
       '--verbose',
       action='store_true',
       help='Show the log of TensorFlow and the Model Garden.',
+    )
+
+  def add_number(self, flag, default, text, least) -> None:
+    """Adds a flag of a number that must be at least `least`.
+
+    Args:
+      flag: with its dashes.
+      default: decides whether it is an int or a float.
+      text: help, to which the default is added.
+      least: the smallest that is accepted.
+    """
+    self.add_argument(
+      flag,
+      type=type(default),
+      default=default,
+      action=_AtLeast,
+      least=least,
+      help=f'{text} Default %(default)s.',
     )
 
   def parse_args(self, args=None, namespace=None):
@@ -92,16 +111,20 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
 
-def positive_int(text: str) -> int:
-  """Reads a flag that is an integer of at least 1; a `type` of argparse."""
-  number = int(text)
-  if number < 1:
-    raise ValueError(text)
-  return number
+class _AtLeast(argparse.Action):
+  """Stores a number and refuses smaller ones."""
 
+  def __init__(self, *args, least, **kwargs):
+    super().__init__(*args, **kwargs)
+    self._least = least
 
-# How argparse calls it in its message.
-positive_int.__name__ = 'integer of at least 1'
+  def __call__(self, parser, namespace, values, option_string=None):
+    if not values >= self._least:
+      raise errors.ConfigurationError(
+        f'{option_string} must be at least {self._least}. Received: {values}. '
+        f'Set {option_string}.'
+      )
+    setattr(namespace, self.dest, values)
 
 
 def did_you_mean(name, valid_names):

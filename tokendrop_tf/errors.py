@@ -72,7 +72,7 @@ def as_kept() -> Iterator[None]:
 
 
 class WorkerLostError(TrainingError):
-  """Another worker ended; the same command on all workers goes on.
+  """Another worker ended; the same command on all workers resumes.
 
   Its exit code, EX_TEMPFAIL, tells supervisors that another try helps.
   """

@@ -6,8 +6,26 @@ import tensorflow as tf
 import tf_keras
 
 from tokendrop_tf import encoder as encoder_lib
-from tokendrop_tf import layers, loss_guard
+from tokendrop_tf import layers
 from tokendrop_tf.layers import random_seeds
+from tokendrop_tf.layers.dropout import dropout
+from tokendrop_tf.run import loss_guard
+
+
+def trained_variables(
+  model: tf_keras.Model, encoder: encoder_lib.TokenDropBertEncoder
+) -> list[tf.Variable]:
+  """Returns the trainable variables that a pretraining loss reaches.
+
+  The encoder's pooler is for fine-tuning; heads have their own. Without a
+  gradient it must not decay either.
+
+  Args:
+    model: what is trained.
+    encoder: the encoder in it.
+  """
+  pooler = {id(v) for v in encoder.pooler_layer.trainable_variables}
+  return [v for v in model.trainable_variables if id(v) not in pooler]
 
 
 @tf_keras.utils.register_keras_serializable(package='tokendrop_tf')
@@ -19,7 +37,7 @@ class TokenDropPretrainer(tf_keras.Model):
 
   Inputs: the encoder's dict, with or without its optional inputs, and
   `masked_lm_positions`, int32 [B, P]; in `call` the encoder's `training`,
-  `drop_tokens`, `token_keep_k` and `seed`.
+  `drop_tokens`, `token_keep_k`, `seed`, `summary` and `causal`.
 
   Outputs: the encoder's dict (without `pooled_output` where no head reads it),
   and
@@ -67,10 +85,17 @@ class TokenDropPretrainer(tf_keras.Model):
 
   @tf.__internal__.tracking.no_automatic_dependency_tracking
   def _create_guard(self):
-    self.first_nonfinite_step = loss_guard.create()
+    self.loss_guard = loss_guard.LossGuard()
 
   def call(
-    self, inputs, training=False, drop_tokens=None, token_keep_k=None, seed=None
+    self,
+    inputs,
+    training=False,
+    drop_tokens=None,
+    token_keep_k=None,
+    seed=None,
+    summary=None,
+    causal=None,
   ):
     positions = inputs.get('masked_lm_positions')
     if positions is not None and self.classification_heads:
@@ -83,6 +108,8 @@ class TokenDropPretrainer(tf_keras.Model):
       token_keep_k=token_keep_k,
       seed=seed,
       return_pooled_output=positions is None,
+      summary=summary,
+      causal=causal,
     )
     rows = outputs['sequence_output']
     for head in self.classification_heads:
@@ -102,26 +129,19 @@ class TokenDropPretrainer(tf_keras.Model):
     features = head(rows, only_project=True)
     if training:
       seed = random_seeds.draw_seed() if seed is None else seed
-      features = random_seeds.dropout(
+      features = dropout(
         features, head.dropout_rate, random_seeds.per_replica_seed(seed)
       )
     return head.out_proj(features)
 
   @property
-  def pretraining_variables(self) -> list[tf.Variable]:
-    """Trainable variables that a pretraining loss reaches.
-
-    The encoder's pooler is for fine-tuning; the heads have their own. Without a
-    gradient it must not decay either.
-    """
-    pooler = {
-      id(v) for v in self.encoder_network.pooler_layer.trainable_variables
-    }
-    return [v for v in self.trainable_variables if id(v) not in pooler]
+  def trained_variables(self) -> list[tf.Variable]:
+    """Trainable variables that a pretraining loss reaches."""
+    return trained_variables(self, self.encoder_network)
 
   @property
   def checkpoint_items(self):
-    """Items that the Model Garden's checkpoints hold beside the model."""
+    """Items that the Model Garden's checkpoints hold next to the model."""
     items = {'encoder': self.encoder_network, 'masked_lm': self.masked_lm}
     for head in self.classification_heads:
       for key, item in head.checkpoint_items.items():

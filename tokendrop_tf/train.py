@@ -6,46 +6,47 @@
     --gin_params="VALIDATION_DATA = 'text/valid.txt.gz'" \\
     --model_dir=runs/wikipedia
 
-The same command again goes on from the newest checkpoint. Without --gin_file
+The same command again resumes from the newest checkpoint. Without --gin_file
 the settings are those that the run in --model_dir began with:
 
   python -m tokendrop_tf.train --mode=eval --model_dir=runs/wikipedia
 """
 
 import contextlib
-import signal
 import time
 
 from tokendrop_tf import command_line  # Before TensorFlow: sets its log level.
 
 # isort: split
-from official.core import exp_factory
-
-from tokendrop_tf import (
-  checkpoints,
-  configs,
-  errors,
-  experiments,
-  gin_support,
-  init_weights,
-  progress,
+from tokendrop_tf import errors
+from tokendrop_tf.config import experiments, gin_reader, gin_sections
+from tokendrop_tf.finetuning import finetuning_experiments
+from tokendrop_tf.run import (
+  collectives,
+  devices,
+  disk_errors,
   run_folder,
   run_lock,
-  runner,
-  stopping,
-  storage,
+  run_paths,
+  run_report,
+  signals,
   workers,
 )
-from tokendrop_tf import task as task_lib  # noqa: F401  (registers the task)
-from tokendrop_tf.data import label_levels, loader
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.finetuning import configs as finetuning_configs
-from tokendrop_tf.finetuning import launch as finetuning_launch
-from tokendrop_tf.finetuning import report as finetuning_report
+from tokendrop_tf.run import loop as loop_lib
+from tokendrop_tf.tasks import pretraining
 
 MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval')
+EXPERIMENTS = {
+  kind.NAME: kind
+  for kind in (
+    pretraining.Pretraining,
+    finetuning_experiments.SentenceExperiment,
+    finetuning_experiments.QuestionExperiment,
+  )
+}
 
 
+@gin_reader.macros_in_messages()
 def main(arguments):
   """Runs the command.
 
@@ -60,41 +61,31 @@ def main(arguments):
   flags = parse_flags(arguments)
   # 1. gin in, one tree out; nothing that was bound is ignored.
   params, gin_text = read_configuration(flags)
+  experiment = EXPERIMENTS[flags.experiment](
+    params, flags.mode, flags.model_dir
+  )
   # 2. Every rule, before anything is computed or written.
-  check_configuration(params, flags)
+  experiment.check()
   params.lock()
   # 3. The devices, before the first operation fixes them; then the data.
-  runner.configure_devices(params.runtime)
-  strategy = runner.create_strategy(params.runtime)
-  check_replicas(params, strategy.num_replicas_in_sync)
-  levels = check_data(params, flags.mode)
+  devices.configure(params.runtime)
+  strategy = devices.create_strategy(params.runtime)
+  experiment.check_replicas(strategy.num_replicas_in_sync)
+  experiment.check_data()
   is_chief = strategy.extended.should_save_summary
   with contextlib.ExitStack() as stack:
-    stack.enter_context(storage.named_failures(flags.model_dir))
-    # 4. What is about to run, on disk before the first step.
-    if 'train' in flags.mode and is_chief:
+    stack.enter_context(disk_errors.named_failures(flags.model_dir))
+    # 4. The settings, on disk before the first step.
+    if experiment.is_training and is_chief:
       stack.enter_context(run_lock.open_lock(flags.model_dir))
       run_folder.check_unchanged(params, flags.model_dir)
+      run_paths.keep_vocabulary(params, flags.model_dir)
       run_folder.save_configuration(params, gin_text, flags.model_dir)
     # 5. The run.
-    if params.runtime.distribution_strategy == 'multi_worker_mirrored':
-      stack.enter_context(
-        workers.named_losses(lambda: _where_it_stopped(flags.model_dir))
-      )
-    run_reported(params, flags, strategy, is_chief, levels)
-
-
-def run_reported(params, flags, strategy, is_chief, levels):
-  """Runs with the report of its experiment."""
-  if finetuning_configs.is_finetuning(params.task):
-    report = finetuning_report.FinetuningReport(
-      params, flags.model_dir, 'train' in flags.mode, is_chief
-    )
-  else:
-    report = progress.Report(
-      params, flags.model_dir, 'train' in flags.mode, is_chief, levels
-    )
-  run(params, flags, strategy, report, levels)
+    if collectives.has_others(strategy):
+      stack.enter_context(workers.named_losses(flags.model_dir))
+    stack.enter_context(signals.named_ends(flags.model_dir))
+    run(experiment, strategy, run_report.RunReport(experiment, is_chief))
 
 
 def parse_flags(arguments):
@@ -103,16 +94,16 @@ def parse_flags(arguments):
   )
   parser.add_argument(
     '--experiment',
-    choices=experiments.EXPERIMENTS,
-    help='What to run (default: what the gin sections, or the run in '
-    '--model_dir, are of).',
+    choices=tuple(EXPERIMENTS),
+    help='Kind of run (default: that of the gin sections, or of the run in '
+    '--model_dir).',
   )
   parser.add_argument(
     '--mode',
     default='train_and_eval',
     choices=MODES,
     help='eval reads the newest checkpoint of --model_dir, continuous_eval '
-    'every new one while a training writes them (default: %(default)s).',
+    'every new one while a run writes them (default: %(default)s).',
   )
   parser.add_argument(
     '--model_dir',
@@ -151,19 +142,20 @@ def read_configuration(flags):
   """
   files = list(flags.gin_file)
   if not files and not flags.gin_params:
-    gin_support.clear()
     _choose_experiment(flags, run_folder.experiment_of(flags.model_dir))
-    return run_folder.load_params(flags.experiment, flags.model_dir), ''
+    return run_folder.load_params(flags.model_dir), ''
   if not files and run_folder.has_configuration(flags.model_dir):
     files = [run_folder.gin_file(flags.model_dir)]
-  bindings = gin_support.parse(
-    files, flags.gin_params, experiments.sections(), flags.allow_gin_imports
-  )
-  gin_support.check_macros(bindings)
-  _choose_experiment(flags, experiments.experiment_of(bindings))
-  params = exp_factory.get_exp_config(flags.experiment)
-  gin_support.check_all_used(bindings)
-  return params, gin_support.operative_config()
+  bindings = gin_reader.parse(files, flags.gin_params, flags.allow_gin_imports)
+  gin_reader.check_macros(bindings)
+  _choose_experiment(flags, experiments.of_bindings(bindings))
+  values = gin_sections.GinValues()
+  params = experiments.build(flags.experiment, values)
+  EXPERIMENTS[flags.experiment].take_start(params, values)
+  if not flags.gin_file and run_folder.has_configuration(flags.model_dir):
+    run_folder.find_files(params, flags.model_dir)
+  gin_reader.check_all_used(bindings)
+  return params, gin_reader.operative_config()
 
 
 def _choose_experiment(flags, found):
@@ -177,141 +169,28 @@ def _choose_experiment(flags, found):
     )
 
 
-def check_replicas(params, num_replicas):
-  """Checks that the devices share the batches evenly."""
-  if finetuning_configs.is_finetuning(params.task):
-    finetuning_configs.validate_replicas(params, num_replicas)
-  else:
-    configs.validate_replicas(params, num_replicas)
-
-
-def check_configuration(params, flags):
-  """Checks the tree by itself, against the vocabulary, and against the folder.
-
-  Fills in `model.vocab_size` and, of fine-tuning, what its data decide.
-  """
-  if finetuning_configs.is_finetuning(params.task):
-    finetuning_launch.check_configuration(params, flags.mode, flags.model_dir)
-    return
-  configs.validate_experiment(params)
-  if 'eval' in flags.mode:
-    configs.validate_validation_source(params)
-  vocabulary = vocabulary_lib.Vocabulary.from_file(
-    params.task.vocabulary.path, params.task.vocabulary.lower_case
-  )
-  configs.resolve_vocabulary(params, vocabulary)
-  if 'train' in flags.mode:
-    run_folder.check_writable(flags.model_dir)
-    run_folder.check_unchanged(params, flags.model_dir)
-    check_initial_weights(params.task, vocabulary, flags.model_dir)
-  elif run_folder.has_configuration(flags.model_dir):
-    run_folder.check_same_model(params, flags.model_dir)
-  if flags.mode == 'eval':
-    run_folder.require_checkpoint(flags.model_dir)
-
-
-def check_initial_weights(task, vocabulary, model_dir):
-  """Checks what a new run starts from; one that goes on has its weights."""
-  if task.init_checkpoint and not checkpoints.newest(model_dir):
-    source = init_weights.check_fits(task.init_checkpoint, task.model)
-    init_weights.check_vocabulary(source, vocabulary)
-
-
-def check_data(params, mode):
-  """Checks the data that `mode` reads.
-
-  Returns:
-    The `LabelLevels` of the validation labels, or `None` where nothing is
-    validated.
-  """
-  task = params.task
-  if finetuning_configs.is_finetuning(task):
-    finetuning_launch.check_data(params, mode)
-    return None
-  if 'train' in mode:
-    loader.check_dataset(task.train_data, task.vocabulary)
-  if 'eval' not in mode:
-    return None
-  loader.check_dataset(task.validation_data, task.vocabulary)
-  return label_levels.read_label_levels(task.validation_data, task.vocabulary)
-
-
-def run(params, flags, strategy, report, levels):
+def run(experiment, strategy, report):
   """Trains or evaluates, with a block before and after."""
   began = time.monotonic()
-  model_dir, mode = flags.model_dir, flags.mode
-  experiment = runner.create_runner(params, mode, model_dir, strategy, report)
-  first_step = int(experiment.trainer.global_step.numpy())
-  if 'train' in mode:
+  loop = loop_lib.create_loop(experiment, strategy, report)
+  first_step = loop.step
+  if experiment.is_training:
     report.begin(first_step)
+    experiment.begin(first_step, strategy.extended.should_save_summary)
   report.show(
-    start_block(params, flags, experiment, strategy, first_step, levels)
+    experiment.start_block(
+      loop.num_parameters, strategy.num_replicas_in_sync, first_step
+    )
   )
   try:
-    runner.run_loops(experiment)
-  except KeyboardInterrupt:
-    report.interrupt()
-    raise command_line.Interrupted(_where_it_stopped(model_dir)) from None
-  except stopping.Stopped as stop:
-    report.interrupt()
-    is_sigterm = stop.signal_number == signal.SIGTERM
-    end = command_line.Terminated if is_sigterm else command_line.Interrupted
-    raise end(_where_it_stopped(model_dir)) from None
+    loop.run()
+  finally:
+    report.leave()
+  experiment.finish(loop.trainer.task, loop.trainer.model, strategy)
   report.show(
-    end_block(params, flags, experiment, strategy, report, began, levels)
-  )
-
-
-def start_block(params, flags, experiment, strategy, first_step, levels):
-  """Returns what is about to run, in words."""
-  arguments = (
-    params,
-    flags.mode,
-    flags.model_dir,
-    sum(
-      variable.shape.num_elements()
-      for variable in experiment.trainer.model.trainable_variables
-    ),
-    strategy.num_replicas_in_sync,
-    first_step,
-  )
-  if finetuning_configs.is_finetuning(params.task):
-    return finetuning_report.start_block(*arguments)
-  return progress.start_block(*arguments, levels)
-
-
-def end_block(params, flags, experiment, strategy, report, began, levels):
-  """Writes predictions where they are asked for; returns what came out."""
-  step = int(experiment.trainer.global_step.numpy())
-  if not finetuning_configs.is_finetuning(params.task):
-    return progress.end_block(
-      flags.mode,
-      flags.model_dir,
-      step,
-      time.monotonic() - began,
-      report.last_validation,
-      levels,
+    experiment.end_block(
+      loop.step, time.monotonic() - began, report.last_validation
     )
-  predictions = finetuning_launch.write_predictions(
-    experiment, strategy, flags.model_dir
-  )
-  return finetuning_report.end_block(
-    params,
-    flags.mode,
-    flags.model_dir,
-    step,
-    time.monotonic() - began,
-    report.last_validation,
-    predictions,
-  )
-
-
-def _where_it_stopped(model_dir):
-  checkpoint = checkpoints.newest(model_dir)
-  if not checkpoint:
-    return 'No checkpoint had been written yet.'
-  return (
-    f'The last checkpoint is {checkpoint}; the same command goes on from there.'
   )
 
 

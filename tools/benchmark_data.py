@@ -1,6 +1,11 @@
 """Measures how fast training data are made from text: see --help."""
 
-from tokendrop_tf.data import benchmark_data
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tools.measure import data_benchmark
 
 if __name__ == '__main__':
-  benchmark_data.console_main()
+  data_benchmark.console_main()

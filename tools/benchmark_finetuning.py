@@ -1,6 +1,11 @@
 """Times fine-tuning beside the Model Garden's own task: see --help."""
 
-from tokendrop_tf.finetuning import benchmark
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tools.measure import finetuning_benchmark
 
 if __name__ == '__main__':
-  benchmark.console_main()
+  finetuning_benchmark.console_main()

@@ -1,7 +1,12 @@
 #!/usr/bin/env python3
 """Times train steps of stock BERT and token dropping: see --help."""
 
-from tokendrop_tf import benchmark
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tools.measure import step_benchmark
 
 if __name__ == '__main__':
-  benchmark.console_main()
+  step_benchmark.console_main()

@@ -1,6 +1,6 @@
 """Exports a trained model in one of three forms: see --help."""
 
-from tokendrop_tf.export import command
+from tokendrop_tf.export import export_command
 
 if __name__ == '__main__':
-  command.console_main()
+  export_command.console_main()

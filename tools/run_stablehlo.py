@@ -7,7 +7,7 @@ import sys
 # JAX's environment has no installed copy of the package.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from tokendrop_tf.tpu import run_stablehlo
+from tools.tpu import run_stablehlo
 
 if __name__ == '__main__':
   run_stablehlo.main()

@@ -1,6 +1,6 @@
 """Serves exported models over HTTP: see --help."""
 
-from tokendrop_tf.serving import command
+from tokendrop_tf.serving import serve_command
 
 if __name__ == '__main__':
-  command.console_main()
+  serve_command.console_main()

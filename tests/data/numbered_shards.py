@@ -1,51 +1,63 @@
-"""Indexed shards of examples that each have a number."""
+"""Token shards of rows that each have a number."""
 
 import os
 
 import numpy as np
-import tensorflow as tf
 
-from tokendrop_tf.data import example_bytes, shard_index, shard_writer
+from tokendrop_tf.data.shards import shard_writer, token_index
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 SEQ_LENGTH = 8
-NUM_LABELS = 2
+_FIRST_ID = len(vocabulary_lib.SPECIAL_TOKENS)
 
 
-def write(folder, sizes, block_examples=8, gzip=True) -> list[str]:
-  """Writes shards of `sizes` examples; returns their paths.
+def write(folder, sizes, vocabulary, chunk_rows=8) -> list[str]:
+  """Writes shards of `sizes` rows; returns their paths.
 
-  All ids of an example, and of its labels, are its number: 0 for the first one
-  of the first shard.
+  All ids of a row are those of one word: of the first ordinary one in the first
+  row of the first shard, of the next one in the next row.
+
+  Args:
+    folder: where they lie.
+    sizes: rows of every shard.
+    vocabulary: a `Vocabulary` whose special tokens come first.
+    chunk_rows: rows of a chunk.
   """
-  before, shard_writer.BLOCK_EXAMPLES = (
-    shard_writer.BLOCK_EXAMPLES,
-    block_examples,
-  )
-  paths, entries, first = [], [], 0
+  paths, shards, first = [], [], _FIRST_ID
+  chunk_bytes = token_index.CHUNK_BYTES
+  token_index.CHUNK_BYTES = chunk_rows * SEQ_LENGTH * 2
   try:
     for shard, size in enumerate(sizes):
-      name = f'part-{shard:05}-of-{len(sizes):05}.tfrecord'
-      paths.append(os.path.join(folder, name + ('.gz' if gzip else '')))
-      numbers = np.arange(first, first + size, dtype=np.int32)
-      serialized = example_bytes.serialize(_features(numbers))
-      entries.append(shard_writer.write_shard(paths[-1], serialized, 0, gzip))
+      name = f'part-{shard:05}-of-{len(sizes):05}.tokens'
+      paths.append(os.path.join(folder, name))
+      ids = np.arange(first, first + size, dtype='<u2')
+      rows = np.tile(ids[:, np.newaxis], [1, SEQ_LENGTH])
+      checksums = tuple(shard_writer.write_rows(paths[-1], rows))
+      shards.append(token_index.Shard(name, size, rows.size, checksums))
       first += size
   finally:
-    shard_writer.BLOCK_EXAMPLES = before
-  index = shard_index.index_path(os.path.join(folder, 'part'))
-  shard_index.ShardIndex(index, {}, tuple(entries)).save()
+    token_index.CHUNK_BYTES = chunk_bytes
+  token_index.TokenIndex(
+    token_index.index_path(os.path.join(folder, 'part')),
+    {'seq_length': SEQ_LENGTH, 'packing': 'across_documents'},
+    token_index.vocabulary_facts(vocabulary),
+    chunk_rows,
+    tuple(shards),
+  ).save()
   return paths
 
 
-def _features(numbers):
-  def rows(size, dtype=tf.int32):
-    return tf.cast(tf.tile(numbers[:, np.newaxis], [1, size]), dtype)
+def numbers(batch) -> list[int]:
+  """Returns the number of each row of a batch, -1 of an empty one."""
+  has_text = batch['masked_lm_weights'][:, 0] > 0
+  ids = batch['masked_lm_ids'][:, 0]
+  return np.where(has_text, ids - _FIRST_ID, -1).tolist()
 
-  return {
-    'input_word_ids': rows(SEQ_LENGTH),
-    'input_mask': tf.ones_like(rows(SEQ_LENGTH)),
-    'input_type_ids': tf.zeros_like(rows(SEQ_LENGTH)),
-    'masked_lm_positions': tf.zeros_like(rows(NUM_LABELS)),
-    'masked_lm_ids': rows(NUM_LABELS),
-    'masked_lm_weights': tf.ones_like(rows(NUM_LABELS, tf.float32)),
-  }
+
+def flip_byte(path, offset):
+  """Changes a bit of the byte at `offset` of a file."""
+  with open(path, 'r+b') as file:
+    file.seek(offset)
+    byte = file.read(1)
+    file.seek(offset)
+    file.write(bytes([byte[0] ^ 1]))

@@ -2,7 +2,7 @@ import pytest
 
 from tokendrop_tf import errors
 from tokendrop_tf.data import build_vocab
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 TEXT = 'The quick brown fox.\n\nThe lazy dogs sleep, the foxes do not.\n' * 3
 

@@ -17,7 +17,6 @@ def create(numbered_text, output, *flags):
       f'--vocab_file={numbered_text.vocabulary.path}',
       f'--output={output}',
       '--seq_length=16',
-      '--max_predictions_per_seq=3',
       *flags,
     ]
   )
@@ -28,24 +27,46 @@ def token_counts(batches):
 
 
 @pytest.fixture(scope='module')
-def created(numbered_text, tmp_path_factory):
-  """Two compressed shards; returns their folder."""
-  folder = tmp_path_factory.mktemp('created')
-  create(numbered_text, folder / 'part', '--num_shards=2', '--gzip')
+def records(numbered_text, tmp_path_factory):
+  """Two compressed files of masked examples; returns their folder."""
+  folder = tmp_path_factory.mktemp('records')
+  create(
+    numbered_text,
+    folder / 'part',
+    '--format=tfrecord',
+    '--max_predictions_per_seq=3',
+    '--num_shards=2',
+    '--gzip',
+  )
   return folder
 
 
-def test_what_is_written_trains(numbered_text, created):
-  assert sorted(os.listdir(created)) == [
-    *(f'part-0000{shard}-of-00002.tfrecord.gz' for shard in range(2)),
-    'part.index.json',
-  ]
+@pytest.fixture(scope='module')
+def tokens(numbered_text, tmp_path_factory):
+  """Two token shards; returns their folder."""
+  folder = tmp_path_factory.mktemp('tokens')
+  create(numbered_text, folder / 'part', '--num_shards=2')
+  return folder
+
+
+def test_the_names_of_the_files_tell_their_form(records, tokens):
+  for folder, suffix, more in (
+    (records, 'tfrecord.gz', []),
+    (tokens, 'tokens', ['part.index.json']),
+  ):
+    names = [f'part-0000{shard}-of-00002.{suffix}' for shard in range(2)]
+    assert sorted(os.listdir(folder)) == names + more
+
+
+@pytest.mark.parametrize('kind', ['records', 'tokens'])
+def test_what_is_written_trains(numbered_text, kind, request):
+  folder = request.getfixturevalue(kind)
   settings = {'is_training': False}
-  recorded = numbered_text.config(input_path=f'{created}/part-*', **settings)
-  loader.check_dataset(recorded, numbered_text.vocabulary)
+  written = numbered_text.config(input_path=f'{folder}/part*', **settings)
+  loader.check_dataset(written, numbered_text.vocabulary)
   live = numbered_text.config(**settings)
   assert token_counts(
-    loader.load_dataset(recorded, numbered_text.vocabulary)
+    loader.load_dataset(written, numbered_text.vocabulary)
   ) == token_counts(loader.load_dataset(live, numbered_text.vocabulary))
 
 
@@ -56,7 +77,9 @@ def test_held_out_documents_are_written_apart(numbered_text, tmp_path):
   words = []
   for name in ('train', 'valid'):
     config = numbered_text.config(
-      input_path=f'{tmp_path}/{name}-*', is_training=False
+      input_path=f'{tmp_path}/{name}-*',
+      is_training=False,
+      packing='within_documents',
     )
     ids = set()
     for batch in loader.load_dataset(config, numbered_text.vocabulary):
@@ -69,7 +92,7 @@ def test_held_out_documents_are_written_apart(numbered_text, tmp_path):
 
 
 def test_existing_shards_are_not_touched(numbered_text, tmp_path, capsys):
-  path = tmp_path / 'part-00000-of-00001.tfrecord'
+  path = tmp_path / 'part-00000-of-00001.tokens'
   path.write_bytes(b'precious')
   with pytest.raises(errors.ConfigurationError, match='Pass --overwrite'):
     create(numbered_text, tmp_path / 'part')
@@ -79,8 +102,8 @@ def test_existing_shards_are_not_touched(numbered_text, tmp_path, capsys):
   create(numbered_text, tmp_path / 'part', '--overwrite')
   assert path.stat().st_size > 1000
   printed = capsys.readouterr()
-  assert 'examples of 16 places' in printed.out
-  assert 'examples/s' in printed.err
+  assert 'sequences of 16 places' in printed.out
+  assert 'rows/s' in printed.err
 
 
 @pytest.mark.parametrize(
@@ -88,7 +111,13 @@ def test_existing_shards_are_not_touched(numbered_text, tmp_path, capsys):
   [
     (['--input=nowhere'], '--input must name existing files'),
     (['--vocab_file=nowhere'], "--vocab_file='nowhere'. Set --vocab_file"),
-    (['--max_predictions_per_seq=1'], 'Set --max_predictions_per_seq'),
+    (
+      ['--format=tfrecord', '--max_predictions_per_seq=1'],
+      'Set --max_predictions_per_seq',
+    ),
+    (['--masking=span'], '--masking is a flag of --format=tfrecord'),
+    (['--num_epochs=5'], 'Set train_data.num_epochs for the run'),
+    (['--gzip'], '--gzip is a flag of --format=tfrecord'),
     (['--num_shards=-1'], '--num_shards must be at least 0. Received: -1'),
     (['--mask_rate=0'], '--mask_rate must be above 0'),
     (['--held_out'], '--held_out_documents=0'),
@@ -116,7 +145,7 @@ def test_bad_text_behind_the_head_is_named(
   assert not list(tmp_path.glob('part*'))
 
 
-def test_examples_are_no_text(numbered_text, tmp_path):
+def test_shards_are_not_text(numbered_text, tmp_path):
   path = tmp_path / 'a.tfrecord'
   path.write_bytes(b'')
   with pytest.raises(errors.DataError, match='--input must name text'):
@@ -125,8 +154,8 @@ def test_examples_are_no_text(numbered_text, tmp_path):
 
 @pytest.fixture(scope='module')
 def model_garden_file(numbered_text, tmp_path_factory):
-  """Examples made by the Model Garden's own tool, next sentences included."""
-  path = tmp_path_factory.mktemp('model_garden') / 'examples.tfrecord'
+  """Examples made by the Model Garden's own tool, with the names it prefers."""
+  path = tmp_path_factory.mktemp('model_garden') / 'examples.tf_record'
   subprocess.run(
     [
       sys.executable,
@@ -139,7 +168,6 @@ def model_garden_file(numbered_text, tmp_path_factory):
       '--max_predictions_per_seq=3',
       '--dupe_factor=1',
       '--gzip_compress',
-      '--use_v2_feature_names',
     ],
     check=True,
     capture_output=True,
@@ -162,6 +190,8 @@ def test_files_of_the_model_gardens_tool_train_unchanged(
   assert len(batches) == -(-len(records) // 4)
   assert ('next_sentence_labels' in batches[0]) == with_labels
   example = tf.train.Example.FromString(records[5].numpy()).features.feature
+  example['input_word_ids'].CopyFrom(example['input_ids'])
+  example['input_type_ids'].CopyFrom(example['segment_ids'])
   for name, value in batches[1].items():
     kind = 'float_list' if name == 'masked_lm_weights' else 'int64_list'
     assert value[1].numpy().tolist() == list(getattr(example[name], kind).value)
@@ -169,8 +199,8 @@ def test_files_of_the_model_gardens_tool_train_unchanged(
     assert batches[0]['next_sentence_labels'].shape == [4, 1]
 
 
-def test_the_model_gardens_loader_reads_our_files(numbered_text, created):
-  path = f'{created}/part-00000-of-00002.tfrecord.gz'
+def test_the_model_gardens_loader_reads_our_files(numbered_text, records):
+  path = f'{records}/part-00000-of-00002.tfrecord.gz'
   theirs = pretrain_dataloader.BertPretrainDataLoader(
     pretrain_dataloader.BertPretrainDataConfig(
       input_path=path,

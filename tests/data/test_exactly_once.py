@@ -1,7 +1,7 @@
 """Every token of every document is used once in every epoch.
 
 Through shuffling, packing, masking, several pipelines, and a run that is cut
-and goes on, with another number of pipelines.
+and resumes, with another number of pipelines.
 """
 
 import collections
@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tokendrop_tf.data import documents, example_bytes, examples, loader
+from tokendrop_tf.data import loader
+from tokendrop_tf.data.examples import example_pipeline
+from tokendrop_tf.data.read import documents
+from tokendrop_tf.data.shards import (
+  record_writer,
+  shard_job,
+  shard_writer,
+  token_index,
+)
 
 PIPELINES = (2, 1)
 BATCH_SIZE = 6
@@ -21,10 +29,12 @@ BATCH_SIZE = 6
 @pytest.fixture(autouse=True)
 def many_windows(monkeypatch):
   """Several windows of documents and of rows, and blocks, in every epoch."""
-  monkeypatch.setattr(examples, '_WINDOW_BYTES', 6000)
-  monkeypatch.setattr(examples, '_BEST_FIT_WINDOW_BYTES', 6000)
-  monkeypatch.setattr(examples, 'BLOCK_ROWS', 16)
+  monkeypatch.setattr(example_pipeline, '_WINDOW_BYTES', 6000)
+  monkeypatch.setattr(example_pipeline, '_BEST_FIT_WINDOW_BYTES', 6000)
+  monkeypatch.setattr(example_pipeline, 'BLOCK_ROWS', 16)
   monkeypatch.setattr(documents, '_BATCH_DOCUMENTS', 7)
+  monkeypatch.setattr(shard_writer, 'WINDOW_BYTES', 6000)
+  monkeypatch.setattr(token_index, 'CHUNK_BYTES', 256)
 
 
 @pytest.fixture(scope='module', name='text')
@@ -70,7 +80,7 @@ def global_batches(shares):
 
 
 def tokens_before_masking(batch):
-  """Returns the tokens of a batch that are no padding, as they were."""
+  """Returns the tokens of a batch that are not padding, as they were."""
   ids = batch['input_word_ids'].copy()
   filled = batch['masked_lm_weights'] > 0
   rows = np.nonzero(filled)[0]
@@ -93,20 +103,34 @@ def without_special(numbered_text, counts):
   }
 
 
+def on_shards(config, vocabulary, folder):
+  """Returns the section that reads the rows of a section from shards."""
+  job = shard_job.ShardJob(
+    config.replace(num_epochs=1), vocabulary, f'{folder}/part', num_shards=3
+  )
+  shard_writer.write_shards(job)
+  return config.replace(input_path=f'{folder}/part-*')
+
+
 @pytest.mark.parametrize(
-  ('packing', 'masking'),
+  ('packing', 'masking', 'is_on_shards'),
   [
-    ('across_documents', 'token'),
-    ('best_fit', 'whole_word'),
+    ('across_documents', 'token', False),
+    ('across_documents', 'token', True),
+    ('within_documents', 'span', False),
+    ('best_fit', 'whole_word', False),
+    ('best_fit', 'whole_word', True),
   ],
 )
 def test_a_run_that_is_cut_uses_every_token_once_an_epoch(
-  numbered_text, text, packing, masking
+  numbered_text, text, packing, masking, is_on_shards, tmp_path
 ):
   config = text(packing=packing, masking=masking)
   vocabulary = numbered_text.vocabulary
+  if is_on_shards:
+    config = on_shards(config, vocabulary, tmp_path)
   counts = loader.count_rows(config, vocabulary)
-  assert len(counts.rows) > 1
+  assert is_on_shards or len(counts.rows) > 1
   num_batches = -(-2 * counts.num_rows // BATCH_SIZE)
   stops = [num_batches // 2 + 7, num_batches]
   used, first = collections.Counter(), 0
@@ -136,21 +160,37 @@ def test_one_document_uses_the_beginning_of_each_once(numbered_text, text):
   assert without_special(numbered_text, used) == dict.fromkeys(ids, 1)
 
 
-def test_any_batch_is_gone_to_at_once(numbered_text, text):
+WITH_SEGMENTS = {
+  'packing': 'best_fit',
+  'masking': 'span',
+  'max_predictions_per_seq': 8,
+  'mask_rate_schedule': ('0:0.5', '0.4:0.1'),
+  'mask_schedule_steps': 100,
+}
+
+
+@pytest.mark.parametrize(
+  ('settings', 'is_on_shards'),
+  [
+    (WITH_SEGMENTS, False),
+    (WITH_SEGMENTS, True),
+    ({'packing': 'within_documents', 'held_out_documents': 5}, False),
+    ({'shuffle_buffer_size': 7, 'seed': 9}, False),
+  ],
+)
+def test_reading_begins_at_any_batch(
+  numbered_text, text, settings, is_on_shards, tmp_path
+):
   """Segments and masks, too, are a function of the seed and the batch."""
   vocabulary = numbered_text.vocabulary
-  config = text(
-    packing='best_fit',
-    masking='span',
-    max_predictions_per_seq=8,
-    mask_rate_schedule=('0:0.5', '0.4:0.1'),
-    mask_schedule_steps=100,
-  )
+  config = text(**settings)
+  if is_on_shards:
+    config = on_shards(config, vocabulary, tmp_path)
   counts = loader.count_rows(config, vocabulary)
   everything = list(loader.load_dataset(config, vocabulary))
   num_batches = len(everything)
-  assert num_batches > 60
-  for first in (2, num_batches // 2 + 3):
+  assert num_batches > 50
+  for first in (2, num_batches // 2 + 3, num_batches):
     batches = list(
       loader.load_dataset(config, vocabulary, first_batch=first, counts=counts)
     )
@@ -160,13 +200,18 @@ def test_any_batch_is_gone_to_at_once(numbered_text, text):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-def test_mask_rates_change_with_the_step(numbered_text, text):
+@pytest.mark.parametrize('is_on_shards', [False, True])
+def test_mask_rates_change_with_the_step(
+  numbered_text, text, is_on_shards, tmp_path
+):
   """From batch 40 of 100 on, a fifth as many labels."""
   config = text(
     max_predictions_per_seq=10,
     mask_rate_schedule=('0:0.5', '0.4:0.1'),
     mask_schedule_steps=100,
   )
+  if is_on_shards:
+    config = on_shards(config, numbered_text.vocabulary, tmp_path)
   shares = [
     batch['masked_lm_weights'].numpy().sum() / batch['input_mask'].numpy().sum()
     for batch in loader.load_dataset(config, numbered_text.vocabulary).take(60)
@@ -179,7 +224,7 @@ def test_mask_rates_change_with_the_step(numbered_text, text):
 
 
 def test_records_keep_segments(numbered_text, text, tmp_path):
-  """What is written and read again is what training makes from the text."""
+  """Examples that are written and read again are those of the text."""
   config = text(packing='best_fit', num_epochs=1, is_training=False)
   live = list(loader.load_dataset(config, numbered_text.vocabulary))
   path = str(tmp_path / 'rows.tfrecord')
@@ -187,7 +232,7 @@ def test_records_keep_segments(numbered_text, text, tmp_path):
     for batch in live:
       has_text = tf.reduce_max(batch['input_mask'], axis=1) > 0
       batch = {k: tf.boolean_mask(v, has_text) for k, v in batch.items()}
-      for record in example_bytes.serialize(batch):
+      for record in record_writer.serialized(batch):
         writer.write(record)
   config = config.replace(input_path=path)
   loader.check_dataset(config, numbered_text.vocabulary)

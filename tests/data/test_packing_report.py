@@ -3,15 +3,16 @@ import random
 import numpy as np
 import pytest
 
-from tokendrop_tf import configs
-from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, packing_report
+from tokendrop_tf.config import configs
+from tokendrop_tf.data import packing_report
+from tokendrop_tf.data.examples import example_pipeline
+from tokendrop_tf.data.read import corpus as corpus_lib
 
 
 def made(numbered_text, name):
   """Counts what the pipeline itself makes of a text."""
   config = numbered_text.config(packing=name, is_training=False)
-  maker = examples.ExampleMaker(
+  maker = example_pipeline.ExampleMaker(
     corpus_lib.open_corpus(config), numbered_text.words, config
   )
   sequences = filled = pieces = used = 0

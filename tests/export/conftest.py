@@ -8,18 +8,19 @@ import re
 import shutil
 import string
 import textwrap
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_runs
 from hard_strings import HARD_STRINGS
 
-from tokendrop_tf import configs, run_folder, train
-from tokendrop_tf import task as task_lib
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import command, load_model
+from tokendrop_tf.config import configs
+from tokendrop_tf.export import export_command, load_model
 from tokendrop_tf.finetuning import models
+from tokendrop_tf.tasks import masked_lm as task_lib
+from tokendrop_tf.text import vocabulary as vocabulary_lib
+from tokendrop_tf.text import vocabulary_training
 
 _SETTINGS = (
   'model.num_layers = 3',
@@ -59,46 +60,11 @@ def trained_vocabulary() -> vocabulary_lib.Vocabulary:
   texts = [inspect.getdoc(module) or '' for module in modules]
   texts += [HARD_STRINGS[index] for index in (2, 4, 5, 6)] * 3
   dataset = tf.data.Dataset.from_tensors(texts)
-  return vocabulary_lib.train_vocabulary(dataset, size=400)
+  return vocabulary_training.train_vocabulary(dataset, size=400)
 
 
-def write_run(
-  folder: pathlib.Path, vocabulary: vocabulary_lib.Vocabulary, *bindings: str
-) -> str:
-  """Writes a model_dir whose every weight is random; returns its path."""
-  folder.mkdir()
-  path = folder / 'words.txt'
-  path.write_text(''.join(f'{token}\n' for token in vocabulary.tokens))
-  (folder / 'text.txt').write_text('a text\n')
-  model_dir = folder / 'model'
-  bindings = (
-    f"vocabulary.path = '{path}'",
-    f"train_data.input_path = '{folder}/text.txt'",
-    f"validation_data.input_path = '{folder}/text.txt'",
-    *_SETTINGS,
-    *bindings,
-  )
-  params, gin_text = train.read_configuration(
-    train.parse_flags(
-      [
-        f'--model_dir={model_dir}',
-        *(f'--gin_params={binding}' for binding in bindings),
-      ]
-    )
-  )
-  configs.resolve_vocabulary(params, vocabulary)
-  model_dir.mkdir()
-  run_folder.save_configuration(params, gin_text, str(model_dir))
-  model = task_lib.TokenDropPretrainingTask(params.task).build_model()
-  draw = np.random.default_rng(5)
-  for variable in model.variables:
-    variable.assign_add(
-      draw.normal(size=variable.shape, scale=0.1).astype(np.float32)
-    )
-  tf.train.Checkpoint(model=model, **model.checkpoint_items).save(
-    str(model_dir / 'ckpt')
-  )
-  return str(model_dir)
+def write_run(folder, vocabulary, *settings) -> str:
+  return tiny_runs.write_run(folder, vocabulary, *_SETTINGS, *settings)
 
 
 @pytest.fixture(scope='session')
@@ -114,9 +80,9 @@ def exported_run(trained_vocabulary, tmp_path_factory) -> ExportedRun:
   model_dir = write_run(folder / 'original', trained_vocabulary)
   loaded = load_model.load_model(model_dir)
   folders = {}
-  for form in command.FORMATS:
+  for form in export_command.FORMATS:
     output = folder / 'written' / form
-    command.main(
+    export_command.main(
       [
         f'--model_dir={model_dir}',
         f'--output_dir={output}',
@@ -155,7 +121,12 @@ def masked_positions() -> np.ndarray:
 def live_outputs(exported_run, features, masked_positions):
   """What the live model says, arrays by name."""
   loaded = exported_run.loaded
-  outputs = loaded.encoder(features, training=False)
+  encoder = type(loaded.encoder).from_config(
+    {**loaded.encoder.get_config(), 'return_all_encoder_outputs': True}
+  )
+  encoder(features)  # creates the weights
+  encoder.set_weights(loaded.encoder.get_weights())
+  outputs = encoder(features, training=False)
   logits = loaded.model(
     {**features, 'masked_lm_positions': masked_positions},
     training=False,
@@ -178,12 +149,12 @@ def _finetuned(kind, model, label_names=()):
     kind=kind,
     model=model,
     encoder=model.encoder_network,
-    masked_lm=None,
     vocabulary=vocabulary,
     model_config=_FINETUNED_MODEL,
     params=None,
-    finetuned=types.SimpleNamespace(label_names=label_names),
+    checkpoint='',
     seq_length=20,
+    label_names=label_names,
   )
 
 
@@ -220,10 +191,6 @@ def finetuned_models() -> dict[str, load_model.LoadedModel]:
     ),
     _finetuned(load_model.QUESTION_ANSWERING, models.SpanLabeler(encoder())),
   ]
-  draw = np.random.default_rng(11)
-  for model in loaded:
-    for variable in model.model.variables:
-      variable.assign_add(
-        draw.normal(size=variable.shape, scale=0.1).astype(np.float32)
-      )
+  for seed, model in enumerate(loaded, start=11):
+    tiny_runs.randomize(model.model, seed)
   return {model.kind: model for model in loaded}

@@ -13,7 +13,8 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from tokendrop_tf import errors
-from tokendrop_tf.export import hugging_face, hugging_face_weights
+from tokendrop_tf.export import hugging_face, load_model
+from tokendrop_tf.weights import hugging_face_weights
 
 # Parameters of transformers' BERT without and with a pooler.
 _LAYER = (
@@ -301,14 +302,26 @@ def test_transformers_load_it_and_agree(
   masked_positions,
   live_outputs,
   trained_vocabulary,
+  run_writer,
   tmp_path,
 ):
   python = transformers_python()
+  decoder = load_model.load_model(
+    run_writer(
+      tmp_path / 'causal',
+      trained_vocabulary,
+      "pretraining.objective = 'causal_lm'",
+      "token_drop.policy = 'random'",
+    )
+  )
+  (tmp_path / 'decoder').mkdir()
+  hugging_face.write_folder(decoder, str(tmp_path / 'decoder'))
   texts = ['returns a list of strings', 'Éléphant: naïve (coöperation)!']
   np.savez(
     tmp_path / 'request.npz',
     folder=str(folder),
     texts=np.array(texts),
+    generation=str(tmp_path / 'decoder'),
     **{kind: str(path) for kind, path in finetuned_folders.items()},
     **features,
   )
@@ -329,9 +342,20 @@ def test_transformers_load_it_and_agree(
   loads = [
     name for name in answers if name.endswith(('.missing', '.unexpected'))
   ]
-  assert len(loads) == 2 * 8
+  assert len(loads) == 2 * 9
   for name in loads:
     assert answers[name].tolist() == [], name
+  positions = np.broadcast_to(
+    np.arange(answers['next_logits'].shape[1], dtype=np.int32),
+    features['input_mask'].shape,
+  )
+  live = decoder.model({**features, 'masked_lm_positions': positions})
+  is_token = features['input_mask'].astype(bool)
+  np.testing.assert_allclose(
+    answers['next_logits'][is_token],
+    live['mlm_logits'].numpy()[is_token],
+    atol=1e-4,
+  )
   for kind in ('classification', 'regression'):
     live = finetuned_models[kind].model(features)
     np.testing.assert_allclose(answers[kind], live, atol=1e-4)

@@ -13,9 +13,11 @@ import pytest
 import tensorflow as tf
 from hard_strings import HARD_STRINGS
 
-from tokendrop_tf import init_weights, saved_model_safety, text_inputs
-from tokendrop_tf.data import vocabulary as vocabulary_lib
 from tokendrop_tf.export import load_model, saved_model
+from tokendrop_tf.serving import saved_model_safety
+from tokendrop_tf.text import text_to_ids, tokenization
+from tokendrop_tf.text import vocabulary as vocabulary_lib
+from tokendrop_tf.weights import starting_point
 
 NUM_LINES = 10_000
 
@@ -42,11 +44,11 @@ def texts() -> list[str]:
 def cased(trained_vocabulary, tmp_path_factory):
   """The same vocabulary without lower-casing: it and its preprocessor."""
   vocabulary = vocabulary_lib.Vocabulary(
-    trained_vocabulary.tokens, lower_case=False
+    trained_vocabulary.tokens, tokenization.CASED
   )
   folder = tmp_path_factory.mktemp('cased')
   path = folder / 'vocab.txt'
-  path.write_text('\n'.join(vocabulary.tokens) + '\n')
+  vocabulary_lib.write_vocabulary(str(path), vocabulary)
   saved_model.write_preprocessor(
     vocabulary, str(path), str(folder / 'preprocessor'), seq_length=32
   )
@@ -200,8 +202,8 @@ def test_offsets_say_where_tokens_are(answers, texts):
 def test_rows_are_those_of_the_text_packer(answers, texts, trained_vocabulary):
   names = ('input_word_ids', 'input_mask', 'input_type_ids')
   strings = tf.constant(texts)
-  single = text_inputs.TextPacker(trained_vocabulary, seq_length=32)(strings)
-  pairs = text_inputs.TextPacker(trained_vocabulary, seq_length=12)(
+  single = text_to_ids.TextPacker(trained_vocabulary, seq_length=32)(strings)
+  pairs = text_to_ids.TextPacker(trained_vocabulary, seq_length=12)(
     strings, strings
   )
   for index, name in enumerate(names):
@@ -227,7 +229,7 @@ def test_the_folder_describes_itself(exported_run):
   assert description['lower_case'] is True
   assert 'embeddings' in description['serving_models']
   assert 'fill_mask' in description['serving_models']
-  source = init_weights.describe(str(folder))
+  source = starting_point.describe(str(folder))
   assert source.kind == 'saved_model'
   assert source.model == exported_run.loaded.model_config
   assert source.lower_case is True

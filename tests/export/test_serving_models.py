@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 import tiny_exports
 
-from tokendrop_tf import text_inputs
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import serving_models
-from tokendrop_tf.serving import served_model, warm_up
+from tokendrop_tf.export import serving_models, warm_up
+from tokendrop_tf.serving import served_model
+from tokendrop_tf.text import text_to_ids
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 TEXTS = ['the bank of the river', '', 'Who was born in the city, 中文? ' * 9]
 
@@ -30,7 +30,7 @@ def strings(*texts) -> np.ndarray:
 
 def pack(*texts, seq_length=tiny_exports.SEQ_LENGTH):
   """The encoder's inputs, padded to S."""
-  packer = text_inputs.TextPacker(tiny_exports.make_vocabulary(), seq_length)
+  packer = text_to_ids.TextPacker(tiny_exports.make_vocabulary(), seq_length)
   return packer(*(tf.constant(part) for part in texts))
 
 
@@ -69,14 +69,6 @@ def test_a_text_is_embedded_alike_beside_a_longer_one(embeddings):
     alone = embeddings.predict('', {'text': strings(text)})
     for name, value in alone.items():
       np.testing.assert_allclose(value[0], together[name][index], atol=1e-5)
-
-
-def test_padding_that_all_rows_share_is_cut():
-  trimmed = serving_models.trim_padding(pack(['the bank', 'of']))
-  assert trimmed['input_word_ids'].shape == [2, 4]
-  np.testing.assert_array_equal(
-    trimmed['input_mask'], [[1, 1, 1, 1], [1, 1, 1, 0]]
-  )
 
 
 def test_masks_get_the_live_models_most_probable_tokens(fill_mask):

@@ -33,6 +33,8 @@ def main(request, answer):
     answers['sequence_output'] = outputs.last_hidden_state.numpy()
     answers['pooled_output'] = outputs.pooler_output.numpy()
     answers['logits'] = load('BertForMaskedLM', folder)(**inputs).logits.numpy()
+    decoder = load('BertLMHeadModel', str(request['generation']))
+    answers['next_logits'] = decoder(**inputs).logits.numpy()
     for kind in ('classification', 'regression'):
       model = load('BertForSequenceClassification', str(request[kind]))
       answers[kind] = model(**inputs).logits.numpy()

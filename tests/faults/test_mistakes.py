@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import strategies
 
 from faults import harness
-from tokendrop_tf import command_line, configs, train
+from tokendrop_tf import command_line, train
+from tokendrop_tf.config import sections
 
 SETTINGS = {
   'max_examples': 200,
@@ -25,6 +26,13 @@ NUMBERS = strategies.one_of(
   strategies.integers(),
   strategies.floats(allow_nan=False, allow_infinity=False),
 )
+# The ranges of settings, by their names in gin.
+RANGES = {
+  f'{section.name}.{setting.name}': setting.rule
+  for section in sections.all_sections().values()
+  for setting in section.settings.values()
+  if setting.rule is not None
+}
 # What no setting takes: of the wrong kind, or unreadable as a value.
 WRONG_VALUES = strategies.one_of(
   strategies.sampled_from(
@@ -39,19 +47,18 @@ WRONG_VALUES = strategies.one_of(
 @strategies.composite
 def bad_bindings(draw):
   """A binding that breaks a range, has no value of its kind, or no setting."""
-  name = draw(strategies.sampled_from(sorted(configs.RANGES)))
+  name = draw(strategies.sampled_from(sorted(RANGES)))
   kind = draw(strategies.sampled_from(['range', 'kind', 'name']))
+  rule = RANGES[name].contains
   if kind == 'range':
-    rule = configs.RANGES[name].contains
     value = draw(NUMBERS.filter(lambda value: not _is_in(rule, value)))
     return f'{name} = {value!r}'
   if kind == 'kind':
     value = draw(WRONG_VALUES)
-    rule = configs.RANGES[name].contains
     hypothesis.assume(not _is_in(rule, value.strip("'")))
     return f'{name} = {value}'
   typo = draw(strategies.text('abcxyz_', min_size=1, max_size=3))
-  hypothesis.assume(f'{name}{typo}' not in configs.RANGES)
+  hypothesis.assume(f'{name}{typo}' not in RANGES)
   return f'{name}{typo} = 1'
 
 
@@ -183,7 +190,7 @@ def _bad_records(draw):
 
 def _records():
   """Returns the bytes of a file of 12 examples that fit the settings."""
-  from tokendrop_tf.data import example_bytes
+  from tokendrop_tf.data.shards import record_writer
 
   features = {
     'input_word_ids': tf.fill([12, 32], 7),
@@ -195,7 +202,7 @@ def _records():
   }
   path = pathlib.Path(_records.folder) / 'whole.tfrecord'
   with tf.io.TFRecordWriter(str(path)) as writer:
-    for record in example_bytes.serialize(features):
+    for record in record_writer.serialized(features):
       writer.write(record)
   return path.read_bytes()
 

@@ -5,6 +5,7 @@ import random
 import resource
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -67,15 +68,13 @@ def unfinished(model_dir):
   }
 
 
-def test_killed_with_records(split_corpus, tmp_path):
+def test_killed_on_token_shards(split_corpus, tmp_path):
   command = [
     f'--input={split_corpus.train}',
     f'--vocab_file={split_corpus.vocabulary}',
     f'--output={tmp_path}/examples',
     '--num_shards=3',
     '--seq_length=32',
-    '--max_predictions_per_seq=5',
-    '--gzip',
   ]
   harness.run_module('tokendrop_tf.data.create_pretraining_data', command)
   bindings = (f"train_data.input_path = '{tmp_path}/examples-*'",)
@@ -100,9 +99,26 @@ def test_a_signal_writes_a_checkpoint_and_nothing_is_lost(
   assert seconds < 30
   step = run.newest_checkpoint()
   assert 15 <= step < 60
-  assert f'ckpt-{step}; the same command goes on from there' in output
-  assert f'goes on at step {step}' in run.finish()
+  assert f'ckpt-{step}; the same command resumes there' in output
+  assert f'resumes at step {step}' in run.finish()
   harness.assert_same_result(whole, run)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_whose_first_step_compiles(run, number):
+  process = run.start()
+  try:
+    while 'compiling' not in process.stdout.readline():
+      assert process.poll() is None
+    sent = time.monotonic()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == 128 + number
+  assert time.monotonic() - sent < 5  # Two seconds, where nothing else runs.
+  assert 'No checkpoint had been written yet.' in output
+  assert 'Traceback' not in output
 
 
 @both_ways_to_save
@@ -154,7 +170,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(whole, run, how):
     data.write_bytes(content if how == 'flipped' else content[:-100])
   output = run.finish()
   assert 'is damaged' in output
-  assert 'Goes on from' in output
+  assert 'Resumes from' in output
   harness.assert_same_result(whole, run)
 
 

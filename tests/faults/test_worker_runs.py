@@ -1,7 +1,5 @@
 """Several processes train together, are killed and told to end."""
 
-import collections
-import json
 import os
 import pathlib
 import signal
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 from faults import harness
-from tokendrop_tf import workers
+from tools import launch_local_workers as workers
 
 pytestmark = pytest.mark.faults
 # Divides by one, two and three workers.
@@ -35,7 +33,7 @@ class WorkerRun(harness.TinyRun):
 
   def command(self):
     return [
-      *(sys.executable, '-m', 'tokendrop_tf.workers'),
+      *(sys.executable, '-m', 'tools.launch_local_workers'),
       *(f'--num_workers={self.num_workers}', f'--restarts={self.restarts}'),
       *('--', *self.arguments()),
     ]
@@ -112,15 +110,13 @@ def test_workers_train_as_one_process_does(alone, run, num_workers):
 def test_workers_that_each_read_their_part_train_as_one_does(
   split_corpus, tmp_path
 ):
-  """Of shards with an index; ended and gone on with, too."""
+  """On token shards, and when ended and resumed."""
   command = [
     f'--input={split_corpus.train}',
     f'--vocab_file={split_corpus.vocabulary}',
     f'--output={tmp_path}/examples',
     '--num_shards=5',
     '--seq_length=32',
-    '--max_predictions_per_seq=5',
-    '--gzip',
   ]
   harness.run_module('tokendrop_tf.data.create_pretraining_data', command)
   bindings = (
@@ -145,8 +141,8 @@ def test_a_killed_worker_is_named_and_the_run_goes_on(run, alone, index):
   assert 'Traceback' not in output
   if index:  # Without the chief, TensorFlow ends the others in its own way.
     assert 'Received: no more answer from' in output
-    assert 'ckpt-10; the same command goes on from there' in output
-  assert 'goes on at step 10' in run.finish()
+    assert 'ckpt-10; the same command resumes there' in output
+  assert 'resumes at step 10' in run.finish()
   assert_like(run, alone)
 
 
@@ -164,8 +160,8 @@ def test_a_signal_to_one_worker_ends_all_at_the_same_step(run, alone, index):
   code, output = run.kill_one(index, signal.SIGTERM, step=15)
   assert code == 143, output
   step = run.newest_checkpoint()
-  assert output.count(f'ckpt-{step}; the same command goes on from there') == 2
-  assert f'goes on at step {step}' in run.finish()
+  assert output.count(f'ckpt-{step}; the same command resumes there') == 2
+  assert f'resumes at step {step}' in run.finish()
   assert_like(run, alone)
 
 
@@ -187,35 +183,3 @@ def test_a_worker_that_never_starts_is_named(run):
     assert ended.returncode == 2
     assert f'no answer from 127.0.0.1:{ports[1 - index]}' in ended.stderr
     assert 'Traceback' not in ended.stderr
-
-
-@pytest.mark.parametrize('num_workers', [2, 3])
-def test_every_document_is_read_once_in_an_epoch(tmp_path, num_workers):
-  """With a last batch that is not full."""
-  words = [f'w{number}' for number in range(100)]
-  vocabulary, text = tmp_path / 'vocab.txt', tmp_path / 'text.txt'
-  special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-  vocabulary.write_text('\n'.join(special + words) + '\n')
-  text.write_text('\n\n'.join(f'{word} ' * 6 for word in words) + '\n')
-  outputs = [tmp_path / f'{index}.json' for index in range(num_workers)]
-  configs = workers.tf_configs(workers.free_ports(num_workers))
-  tests = pathlib.Path(__file__).parents[1]
-  processes = [
-    subprocess.Popen(
-      [
-        *(sys.executable, '-m', 'faults.read_share'),
-        *(str(vocabulary), str(text), str(output)),
-      ],
-      env={**os.environ, 'TF_CONFIG': config},
-      cwd=tests,
-    )
-    for output, config in zip(outputs, configs)
-  ]
-  assert [process.wait(timeout=200) for process in processes] == (
-    [0] * num_workers
-  )
-  shares = [json.loads(output.read_text()) for output in outputs]
-  counts = collections.Counter(sum(shares, []))
-  assert sorted(counts) == list(range(len(special), len(special) + len(words)))
-  assert set(counts.values()) == {2}  # Epochs.
-  assert max(map(len, shares)) - min(map(len, shares)) <= 6

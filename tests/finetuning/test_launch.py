@@ -1,23 +1,25 @@
 """Fine-tuning end to end: tiny runs through `train.main`, in this process."""
 
+import functools
 import json
 import pathlib
 import sys
 
 import numpy as np
 import pytest
+import refusals
 import tensorflow as tf
 from official.nlp.tools import squad_evaluate_v1_1
 
-from tokendrop_tf import (
-  errors,
-  finetuning,
-  run_folder,
-  text_inputs,
-  train,
-  workers,
+from tokendrop_tf import finetuning, train
+from tokendrop_tf.finetuning import (
+  finetuning_experiments,
+  sentence_task,
+  table_files,
 )
-from tokendrop_tf.finetuning import sentence_task, table_files
+from tokendrop_tf.run import run_folder
+from tokendrop_tf.text import text_to_ids
+from tools import launch_local_workers as workers
 
 SST2 = (
   "glue.task = 'sst2'",
@@ -52,10 +54,7 @@ def arguments(model_dir, pretrained, data, section, settings, *more):
   ]
 
 
-def message_of(arguments):
-  with pytest.raises(errors.UserError) as caught:
-    train.main(arguments)
-  return str(caught.value)
+message_of = functools.partial(refusals.message_of, train.main)
 
 
 def results_of(model_dir):
@@ -148,7 +147,7 @@ class TestSentences:
     assert results['train_steps'] == results['last']['step'] == 50
 
   def test_the_saved_tree_is_complete(self, sst2):
-    params = run_folder.load_params('token_drop_bert/glue', str(sst2))
+    params = run_folder.load_params(str(sst2))
     assert params.trainer.validation_interval == 13
     assert params.trainer.optimizer_config.warmup.polynomial.warmup_steps == 5
     assert (
@@ -179,7 +178,7 @@ class TestSentences:
       .read_text()
       .splitlines()[1:]
     ]
-    packer = text_inputs.TextPacker(words, 16)
+    packer = text_to_ids.TextPacker(words, 16)
     logits = tuned.model(packer(tf.constant(texts)))
     assert logits.dtype == tf.float32
     predictions = [tuned.label_names[i] for i in np.argmax(logits, axis=1)]
@@ -210,7 +209,7 @@ class TestSentences:
         'glue.batch_size = 8',
       )
     )
-    assert 'goes on only with the settings it began with' in message
+    assert 'resumes only with the settings it began with' in message
     assert 'finetuning.seed: 0 there, 3 now' in message
     assert 'glue.batch_size: 16 there, 8 now' in message
     assert 'pretraining.' not in message
@@ -275,7 +274,7 @@ class TestStart:
       arguments(tmp_path, pretrained, tiny_tasks.sst2, 'glue', SST2, *more)
     )
     params, _ = train.read_configuration(flags)
-    train.check_configuration(params, flags)
+    finetuning_experiments.SentenceExperiment(params, 'train', tmp_path).check()
     task = sentence_task.SentenceTask(params.task)
     model = task.build_model()
     task.initialize(model)

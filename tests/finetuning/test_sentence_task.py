@@ -1,5 +1,6 @@
 """The task beside the Model Garden's: losses, gradients, scores, replicas."""
 
+import copy
 import dataclasses
 import os
 import types
@@ -8,37 +9,36 @@ import fake_workers
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_runs
 from official.modeling import optimization
 from official.nlp.tasks import sentence_prediction
 from scipy import stats
 
-from tokendrop_tf import configs as base_configs
+from tokendrop_tf.config import configs as base_configs
+from tokendrop_tf.config import finetuning_configs
 from tokendrop_tf.finetuning import (
-  configs,
+  finetuning_task,
   models,
   predictions,
   question_task,
   scores,
   sentence_data,
   sentence_task,
-  step,
 )
+from tokendrop_tf.run import trainer
 
 MODEL = base_configs.ModelConfig(
-  vocab_size=64,
-  hidden_size=16,
-  num_layers=2,
-  num_attention_heads=2,
-  intermediate_size=32,
-  max_position_embeddings=32,
-  initializer_range=0.3,
-  dropout_rate=0.0,
-  attention_dropout_rate=0.0,
+  **{
+    **tiny_runs.SIZES,
+    'num_layers': 2,
+    'max_position_embeddings': 32,
+    'initializer_range': 0.3,
+  }
 )
 
 
 def data(path, is_training=False, **settings):
-  return configs.TextDataConfig(
+  return finetuning_configs.TextDataConfig(
     **(
       {
         'input_path': str(path),
@@ -52,7 +52,7 @@ def data(path, is_training=False, **settings):
 
 
 def task_config(tiny_corpus, train, valid, glue, **settings):
-  return configs.GlueTaskConfig(
+  return finetuning_configs.GlueTaskConfig(
     model=dataclasses.replace(MODEL),
     vocabulary=base_configs.VocabularyConfig(path=tiny_corpus.vocabulary),
     glue=glue,
@@ -64,21 +64,13 @@ def task_config(tiny_corpus, train, valid, glue, **settings):
 
 @pytest.fixture
 def sst2_config(tiny_corpus, tiny_tasks):
-  glue = configs.GlueConfig(task='sst2', label_names=('0', '1'))
+  glue = finetuning_configs.GlueConfig(task='sst2', label_names=('0', '1'))
   return task_config(tiny_corpus, *tiny_tasks.sst2, glue)
 
 
 def optimizer():
   factory = optimization.OptimizerFactory(
-    optimization.OptimizationConfig(
-      {
-        'optimizer': {'type': 'adamw', 'adamw': {'weight_decay_rate': 0.1}},
-        'learning_rate': {
-          'type': 'constant',
-          'constant': {'learning_rate': 0.01},
-        },
-      }
-    )
+    tiny_runs.adamw(0.01, weight_decay_rate=0.1)
   )
   built = factory.build_optimizer(factory.build_learning_rate())
   _ = built.iterations
@@ -107,7 +99,9 @@ class TestModels:
     np.testing.assert_allclose(model.logits(batch), model(inputs), atol=1e-5)
 
   def test_span_logits_are_those_of_the_whole_model(self, words):
-    model = models.SpanLabeler(step.build_encoder(MODEL, words, seed=1))
+    model = models.SpanLabeler(
+      finetuning_task.build_encoder(MODEL, words, seed=1)
+    )
     ids = tf.random.stateless_uniform([3, 9], [1, 2], 5, 60, tf.int32)
     inputs = {
       'input_word_ids': ids,
@@ -134,7 +128,7 @@ class TestModels:
       break
 
   def test_padding_changes_no_loss_of_a_span(self, words):
-    config = configs.SquadTaskConfig(
+    config = finetuning_configs.SquadTaskConfig(
       model=dataclasses.replace(MODEL),
       vocabulary=base_configs.VocabularyConfig(path=words.path),
     )
@@ -152,8 +146,10 @@ class TestModels:
       name: value[:, :8] if name.startswith('input_') else value
       for name, value in batch.items()
     }
-    long, _ = task.row_losses(batch, model, False)
-    losses, _ = task.row_losses(short, model, False)
+    long, losses = (
+      task.row_results(features, model, False)['losses']
+      for features in (batch, short)
+    )
     np.testing.assert_allclose(losses, long, atol=1e-5)
 
 
@@ -162,7 +158,8 @@ class TestSteps:
     task = sentence_task.SentenceTask(sst2_config)
     model = task.build_model()
     [batch] = task.build_inputs(sst2_config.train_data).take(1)
-    losses, logits = task.row_losses(batch, model, False)
+    results = task.row_results(batch, model, False)
+    losses, logits = results['losses'], results['logits']
     stock = sentence_prediction.SentencePredictionTask(
       sentence_prediction.SentencePredictionConfig(
         model=sentence_prediction.ModelConfig(num_classes=2),
@@ -173,10 +170,10 @@ class TestSteps:
     np.testing.assert_allclose(tf.reduce_mean(losses), expected, rtol=1e-6)
 
   def test_what_the_loss_does_not_reach_stays(self, words, tiny_tasks):
-    config = configs.SquadTaskConfig(
+    config = finetuning_configs.SquadTaskConfig(
       model=dataclasses.replace(MODEL),
       vocabulary=base_configs.VocabularyConfig(path=words.path),
-      squad=configs.SquadConfig(doc_stride=8, query_length=4),
+      squad=finetuning_configs.SquadConfig(doc_stride=8, query_length=4),
       train_data=data(tiny_tasks.squad[0], True),
     )
     task = question_task.QuestionTask(config)
@@ -190,24 +187,29 @@ class TestSteps:
     assert np.abs(table - moving).max() > 0
 
   def test_four_replicas_take_the_step_of_one(self, sst2_config, four_replicas):
+    config = copy.deepcopy(sst2_config)
+    config.model.num_layers = 1
     results = []
     for strategy in (tf.distribute.get_strategy(), four_replicas):
       with strategy.scope():
-        task = sentence_task.SentenceTask(sst2_config)
+        task = sentence_task.SentenceTask(config)
         model, adamw = task.build_model(), optimizer()
-      train_data = sst2_config.train_data.replace(trim_padding=False)
+        trainer.create_slots(adamw, model)
+      train_data = config.train_data.replace(trim_padding=False)
       dataset = strategy.distribute_datasets_from_function(
         lambda context, task=task, train_data=train_data: task.build_inputs(
           train_data, context
-        )
+        ).take(2 * context.num_replicas_in_sync)
       )
       run = tf.function(
         lambda batch, task=task, model=model, adamw=adamw: task.train_step(
           batch, model, adamw, ()
-        )
+        ),
+        autograph=False,
       )
-      for _, batch in zip(range(2), dataset):
+      for batch in dataset:
         strategy.run(run, args=(batch,))
+      assert adamw.iterations == 2
       results.append([v.numpy() for v in model.trainable_variables])
     for one, four in zip(*results):
       np.testing.assert_allclose(one, four, atol=1e-4)
@@ -225,7 +227,8 @@ class TestScores:
       sst2_config.validation_data.replace(global_batch_size=50),
     )
     [batch] = whole.dataset()
-    losses, logits = task.row_losses(batch, model, False)
+    results = task.row_results(batch, model, False)
+    losses, logits = results['losses'], results['logits']
     hits = np.argmax(logits, axis=1) == texts.labels
     assert found['accuracy'] == np.mean(hits)
     assert found['validation_loss'] == pytest.approx(np.mean(losses), rel=1e-5)
@@ -260,7 +263,7 @@ class TestScores:
       tiny_corpus,
       paths[0],
       paths[0],
-      configs.GlueConfig(task='mnli', label_names=names),
+      finetuning_configs.GlueConfig(task='mnli', label_names=names),
       mismatched_validation_data=data(paths[1]),
     )
     task = sentence_task.SentenceTask(config)
@@ -277,7 +280,7 @@ class TestScores:
       tiny_corpus,
       path,
       path,
-      configs.GlueConfig(task='stsb', is_regression=True),
+      finetuning_configs.GlueConfig(task='stsb', is_regression=True),
       metric_type='pearson_spearman_corr',
     )
     task = sentence_task.SentenceTask(config)
@@ -322,7 +325,9 @@ class TestScores:
 class TestSubmissions:
   @pytest.mark.parametrize('index', [0, 1])
   def test_the_chief_alone_writes(self, tmp_path, monkeypatch, index):
-    task = types.SimpleNamespace(task_config=configs.GlueTaskConfig())
+    task = types.SimpleNamespace(
+      task_config=finetuning_configs.GlueTaskConfig()
+    )
     monkeypatch.setattr(
       predictions, '_label_files', lambda *arguments: {'RTE.tsv': 'a'}
     )
@@ -333,7 +338,7 @@ class TestSubmissions:
     assert os.path.exists(path) == (index == 0)
 
   def test_labels_are_spelt_as_in_the_files(self):
-    glue = configs.GlueConfig(
+    glue = finetuning_configs.GlueConfig(
       task='rte', label_names=('entailment', 'not_entailment')
     )
     text = predictions.label_file(
@@ -342,7 +347,7 @@ class TestSubmissions:
     assert text == 'index\tprediction\n0\tnot_entailment\n7\tentailment\n'
 
   def test_similarities_stay_in_their_range(self):
-    glue = configs.GlueConfig(task='stsb', is_regression=True)
+    glue = finetuning_configs.GlueConfig(task='stsb', is_regression=True)
     text = predictions.label_file(
       ['0', '1', '2'], np.array([[-1.0], [2.34567], [9.0]]), glue
     )

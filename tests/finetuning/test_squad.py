@@ -17,14 +17,14 @@ from official.nlp.tools import (
 )
 
 from tokendrop_tf import errors
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.config import finetuning_configs
 from tokendrop_tf.finetuning import (
-  configs,
   question_task,
   squad_answers,
   squad_files,
   squad_windows,
 )
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 SEQ_LENGTH, STRIDE, QUERY = 24, 7, 4
 
@@ -48,7 +48,7 @@ def windows_of(path, vocabulary, is_training, version='v1.1', **lengths):
 
 def batch_of(windows, vocabulary, is_training=False, **settings):
   """Returns all windows as one batch."""
-  data = configs.TextDataConfig(
+  data = finetuning_configs.TextDataConfig(
     seq_length=SEQ_LENGTH,
     global_batch_size=windows.num_windows,
     is_training=is_training,
@@ -157,7 +157,7 @@ class TestWindows:
     logits = np.zeros([2, windows.num_windows, 64], np.float32)
     logits[0, 0, windows.start[0]] = logits[1, 0, windows.end[0]] = 5.0
     answers = squad_answers.find_answers(
-      windows, *logits, configs.SquadConfig()
+      windows, *logits, finetuning_configs.SquadConfig()
     )
     assert windows.num_lost == 0
     assert answers.predictions == {'q': answer}
@@ -188,7 +188,7 @@ class TestWindows:
     assert batch['input_mask'].sum() == 3
     logits = np.zeros([2, 1, SEQ_LENGTH], np.float32)
     answers = squad_answers.find_answers(
-      windows, *logits, configs.SquadConfig()
+      windows, *logits, finetuning_configs.SquadConfig()
     )
     assert answers.predictions == {'q': ''}
 
@@ -246,7 +246,7 @@ class TestAnswers:
 
   @pytest.mark.parametrize('longest', [1, 3, 30])
   def test_they_are_the_best_of_all_spans(self, windows, logits, longest):
-    squad = configs.SquadConfig(
+    squad = finetuning_configs.SquadConfig(
       n_best_size=SEQ_LENGTH, max_answer_length=longest
     )
     answers = squad_answers.find_answers(windows, *logits, squad)
@@ -258,8 +258,8 @@ class TestAnswers:
     self, windows, logits, monkeypatch
   ):
     """Batches are cut to their longest row, and the last one is filled up."""
-    data = configs.TextDataConfig(seq_length=SEQ_LENGTH)
-    config = configs.SquadTaskConfig(validation_data=data)
+    data = finetuning_configs.TextDataConfig(seq_length=SEQ_LENGTH)
+    config = finetuning_configs.SquadTaskConfig(validation_data=data)
     numbers = np.arange(windows.num_windows)
     width = SEQ_LENGTH - 8
 
@@ -277,7 +277,7 @@ class TestAnswers:
       assert np.all(np.array(found)[:, :, width:] == np.float32(-1e30))
 
   def test_candidates_differ_and_fall(self, windows, logits):
-    squad = configs.SquadConfig(n_best_size=5)
+    squad = finetuning_configs.SquadConfig(n_best_size=5)
     answers = squad_answers.find_answers(windows, *logits, squad)
     for entries in answers.nbest.values():
       texts = [entry['text'] for entry in entries]
@@ -287,13 +287,15 @@ class TestAnswers:
 
   def test_the_threshold_decides_on_no_answer(self, windows, logits):
     odds = squad_answers.find_answers(
-      windows, *logits, configs.SquadConfig(version='v2.0')
+      windows, *logits, finetuning_configs.SquadConfig(version='v2.0')
     ).null_odds
     threshold = float(np.median(list(odds.values())))
     answers = squad_answers.find_answers(
       windows,
       *logits,
-      configs.SquadConfig(version='v2.0', null_score_threshold=threshold),
+      finetuning_configs.SquadConfig(
+        version='v2.0', null_score_threshold=threshold
+      ),
     )
     for name, prediction in answers.predictions.items():
       assert (prediction == '') == (odds[name] > threshold)
@@ -303,7 +305,7 @@ class TestAnswers:
     self, windows, logits
   ):
     answers = squad_answers.find_answers(
-      windows, *logits, configs.SquadConfig(version='v2.0')
+      windows, *logits, finetuning_configs.SquadConfig(version='v2.0')
     )
     null = logits[0, :, 0] + logits[1, :, 0]
     for number, entry in enumerate(windows.data.questions):
@@ -404,6 +406,18 @@ class TestFiles:
       (lambda p: p['qas'].append(p['qas'][0]), 'must occur once'),
       (lambda p: p['qas'].clear(), 'must name files with questions'),
       (
+        lambda p: p['qas'].append(p['qas'][0] | {'id': 3, 'answers': 'w01'}),
+        "a list under 'answers'. Received: str at data[0].paragraphs[0].qas[1]",
+      ),
+      (
+        lambda p: p['qas'][0].update(is_impossible='no'),
+        "true or false under 'is_impossible'. Received: 'no' at data[0]",
+      ),
+      (
+        lambda p: p.update(context='w01 \ud83d'),
+        "whole characters under 'context'. Received: half of an emoji",
+      ),
+      (
         lambda p: p['qas'][0].update(is_impossible=True),
         "Set squad.version = 'v2.0'",
       ),
@@ -415,6 +429,34 @@ class TestFiles:
     message = message_of(write(tmp_path / 'a.json', [paragraph]))
     assert words in message
     assert 'a.json' in message
+
+  @pytest.mark.parametrize('answers', [{'answers': None}, {}])
+  def test_questions_without_answers_are_named_where_answers_are_needed(
+    self, tmp_path, answers
+  ):
+    asked = {'id': 'lonely', 'question': 'w02', **answers}
+    paragraph = {'context': 'w01', 'qas': [*self.GOOD['qas'], asked]}
+    path = write(tmp_path / 'a.json', [paragraph])
+    data = squad_files.read(str(path), 'v1.1', 'squad.test_data')
+    assert data.questions[1].answers == ()
+    with pytest.raises(errors.DataError, match="'lonely' without one at data"):
+      squad_files.read(str(path), 'v1.1', 'squad.validation_data', True)
+
+  @pytest.mark.parametrize(
+    ('value', 'is_impossible'),
+    [(True, True), ('true', True), ('False', False), (None, False), (0, False)],
+  )
+  def test_annotation_tools_write_ids_and_impossible_in_other_types(
+    self, tmp_path, value, is_impossible
+  ):
+    entry = self.GOOD['qas'][0] | {'id': 51874, 'is_impossible': value}
+    paragraph = {'context': 'w01', 'qas': [entry]}
+    path = write(tmp_path / 'a.json', [paragraph])
+    data = squad_files.read(str(path), 'v2.0', 'squad.train_data')
+    [found] = data.questions
+    assert (found.question_id, found.is_impossible) == ('51874', is_impossible)
+    [qa] = data.articles[0]['paragraphs'][0]['qas']
+    assert bool(qa['answers']) is not is_impossible
 
   def test_another_json_is_named(self, tmp_path):
     path = tmp_path / 'a.json'
@@ -460,7 +502,7 @@ def test_answers_of_the_real_validation_set_are_found_in_their_windows(
   logits[0, rows, windows.start[rows]] = 9.0
   logits[1, rows, windows.end[rows]] = 9.0
   answers = squad_answers.find_answers(
-    windows, *logits, configs.SquadConfig(max_answer_length=200)
+    windows, *logits, finetuning_configs.SquadConfig(max_answer_length=200)
   )
   found = squad_answers.official_scores(windows.data.articles, answers, 'v1.1')
   assert windows.num_lost == 0

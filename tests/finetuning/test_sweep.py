@@ -113,7 +113,7 @@ def test_weights_are_kept_only_on_request(fake, tmp_path, keeps):
 
 def test_other_settings_are_refused(fake, tmp_path):
   sweep.main(arguments(tmp_path))
-  with pytest.raises(errors.ConfigurationError, match='the settings it began'):
+  with pytest.raises(errors.ConfigurationError, match='resumes only with'):
     sweep.main(arguments(tmp_path, '--gin_params=glue.seq_length = 64'))
 
 

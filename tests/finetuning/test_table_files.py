@@ -1,13 +1,17 @@
 """GLUE's own layouts, TSV, JSONL and TFDS; what is wrong is named."""
 
+import functools
 import gzip
 import json
 
 import numpy as np
 import pytest
+import refusals
+import tiny_runs
 
 from tokendrop_tf import errors
-from tokendrop_tf.finetuning import glue_tasks, table_files
+from tokendrop_tf.config import glue_tasks
+from tokendrop_tf.finetuning import table_files
 
 TASKS = glue_tasks.TASKS
 
@@ -33,15 +37,13 @@ def custom(**settings):
 
 def read(path, some_layout, needs_labels=True, **tfds):
   table_files.clear_cache()
-  return table_files.read(
-    str(path), some_layout, 'glue.train_data', needs_labels, **tfds
-  )
+  source = table_files.Source(str(path), **tfds)
+  return table_files.read(source, some_layout, 'glue.train_data', needs_labels)
 
 
-def message_of(path, some_layout, needs_labels=True, **tfds):
-  with pytest.raises(errors.DataError) as caught:
-    read(path, some_layout, needs_labels, **tfds)
-  return str(caught.value)
+message_of = functools.partial(
+  refusals.message_of, read, raises=errors.DataError
+)
 
 
 class TestLayouts:
@@ -191,9 +193,20 @@ class TestCustom:
   def test_labels_can_be_those_that_occur(self, tmp_path):
     path = write(tmp_path / 'a.tsv', 'text\tlabel\nx\t10\ny\t9\nz\t9\n')
     names = table_files.distinct_labels(
-      path, custom(label_names=()), 'glue.train_data'
+      table_files.Source(path), custom(label_names=()), 'glue.train_data'
     )
     assert names == ('9', '10')
+
+  def test_a_whole_number_is_one_label_however_it_is_spelt(self, tmp_path):
+    records = [{'text': 'x', 'label': number} for number in (1, 0.0, 1.0)]
+    lines = map(json.dumps, records)
+    path = write(tmp_path / 'a.jsonl', '\n'.join(lines))
+    names = table_files.distinct_labels(
+      table_files.Source(path), custom(label_names=()), 'glue.train_data'
+    )
+    assert names == ('0.0', '1')
+    rows = read(path, custom(label_names=names))
+    assert rows.labels.tolist() == [1, 0, 1]
 
   def test_numbers_are_labels_of_a_regression(self, tmp_path):
     path = write(tmp_path / 'a.tsv', 'text\tlabel\nx\t1.5\ny\t-2\n')
@@ -244,7 +257,10 @@ class TestMistakes:
     [
       ('{"text": ', 'must be one JSON object'),
       ('[1]', 'which is list'),
-      ('{"text": "x"}', "must have the column 'label'"),
+      ('{"text": "x"}', "must have a value under 'label'"),
+      ('{"text": "x", "label": null}', "under 'label'. Received: null in"),
+      ('{"text": "x", "label": NaN}', "under 'label'. Received: NaN in"),
+      ('{"text": "x \\ud83d", "label": "a"}', "Received: 'x \\ud83d' in"),
       ('{"text": 3, "label": "a"}', "The column 'text' must hold text"),
     ],
   )
@@ -254,6 +270,20 @@ class TestMistakes:
     message = message_of(path, custom())
     assert words in message
     assert f'{path}, line 2' in message
+
+  def test_bad_rows_of_jsonl_can_be_left_out(self, tmp_path):
+    bad = ['{"text": ', '{"text": "x"}', '{"text": "x", "label": null}']
+    bad += ['{"text": "x", "label": NaN}', '{"text": "\\ud83d", "label": "a"}']
+    good = '{"text": "y", "label": "b"}'
+    path = write(tmp_path / 'a.jsonl', '\n'.join([good, *bad]))
+    rows = read(path, custom(skip_malformed=True))
+    assert (rows.texts, rows.num_skipped) == ([b'y'], len(bad))
+
+  @pytest.mark.parametrize('value', ['', 'nan'])
+  def test_a_missing_label_of_tsv_has_file_and_line(self, tmp_path, value):
+    path = write(tmp_path / 'a.tsv', f'label\ttext\na\tx\n{value}\tx\n')
+    message = message_of(path, custom())
+    assert f'Received: {value!r} in {path}, line 3.' in message
 
   def test_text_that_is_not_utf8_has_file_and_line(self, tmp_path):
     path = tmp_path / 'a.tsv'
@@ -272,52 +302,36 @@ class TestMistakes:
     path = write(tmp_path / 'a.tsv', 'text\tlabel\nx\t1\ny\t1\n')
     with pytest.raises(errors.DataError, match='2 to 200 different labels'):
       table_files.distinct_labels(
-        path, custom(label_names=()), 'glue.train_data'
+        table_files.Source(path), custom(label_names=()), 'glue.train_data'
       )
 
 
 @pytest.fixture(scope='module')
 def tfds_folder(tmp_path_factory):
-  """A data set that TensorFlow Datasets itself builds, as glue/mnli is."""
+  """Pairs of texts, as glue/mnli is."""
   import tensorflow_datasets as tfds
 
-  class TinyPairs(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version('1.0.0')
-
-    def _info(self):
-      names = ['entailment', 'neutral', 'contradiction']
-      features = tfds.features.FeaturesDict(
-        {
-          'premise': tfds.features.Text(),
-          'hypothesis': tfds.features.Text(),
-          'label': tfds.features.ClassLabel(names=names),
-          'idx': np.int32,
-        }
-      )
-      return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-      return {
-        'train': self._generate_examples(True),
-        'test': self._generate_examples(False),
-      }
-
-    def _generate_examples(self, has_label):
-      for number in range(6):
-        yield (
-          number,
-          {
-            'premise': f'p{number}',
-            'hypothesis': f'h{number}',
-            'label': number % 3 if has_label else -1,
-            'idx': number,
-          },
-        )
-
-  folder = tmp_path_factory.mktemp('tfds')
-  TinyPairs(data_dir=folder).download_and_prepare()
-  yield {'tfds_name': 'tiny_pairs', 'tfds_data_dir': str(folder)}
-  tfds.core.registered._DATASET_REGISTRY.pop('tiny_pairs', None)
+  names = ['entailment', 'neutral', 'contradiction']
+  pairs = [
+    {
+      'premise': f'p{number}',
+      'hypothesis': f'h{number}',
+      'label': number % 3,
+      'idx': number,
+    }
+    for number in range(6)
+  ]
+  folder = tiny_runs.build_tfds(
+    tmp_path_factory.mktemp('tfds'),
+    {
+      'premise': tfds.features.Text(),
+      'hypothesis': tfds.features.Text(),
+      'label': tfds.features.ClassLabel(names=names),
+      'idx': np.int32,
+    },
+    {'train': pairs, 'test': [pair | {'label': -1} for pair in pairs]},
+  )
+  return {'tfds_name': 'tiny_texts', 'tfds_data_dir': folder}
 
 
 class TestTfds:

@@ -76,7 +76,7 @@ def test_ties_are_uniform_with_a_seed_and_in_reading_order_without():
 
 def test_pins_stay_at_the_ends_and_tie_at_random_among_themselves():
   scores = [np.inf, 1.0, -np.inf, np.inf, 100.0]
-  for temperature in (0.0, 1.0):
+  for temperature in (0.0, 1.0, 1e6):
     assert set(kept_sets(scores, temperature, 2)[:, 1]) == {3}
     assert 2 not in kept_sets(scores, temperature, 4)
     first = kept_sets(scores, temperature, 1)

@@ -1,7 +1,9 @@
 """The server's command line, and the server as a process."""
 
+import functools
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -9,16 +11,11 @@ import sys
 import threading
 import urllib.request
 
-import pytest
+import refusals
 
-from tokendrop_tf import errors
-from tokendrop_tf.serving import command
+from tokendrop_tf.serving import serve_command
 
-
-def message_of(arguments) -> str:
-  with pytest.raises(errors.UserError) as caught:
-    command.main(arguments)
-  return str(caught.value)
+message_of = functools.partial(refusals.message_of, serve_command.main)
 
 
 def test_limits_must_allow_something(tmp_path):
@@ -49,7 +46,7 @@ def test_a_server_answers_until_ctrl_c_and_what_has_come_in(exports):
   model_dir = exports.path('pretraining') / 'embeddings'
   arguments = [f'--model_dir={model_dir}', '--port=0', '--max_batch_size=2']
   server = subprocess.Popen(
-    [sys.executable, '-m', 'tokendrop_tf.serving.command', *arguments],
+    [sys.executable, '-m', 'tokendrop_tf.serving.serve_command', *arguments],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -58,12 +55,16 @@ def test_a_server_answers_until_ctrl_c_and_what_has_come_in(exports):
     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
-    loaded, serving = server.stdout.readline(), server.stdout.readline()
+    loaded, serving, example = (server.stdout.readline() for _ in range(3))
     assert loaded == 'Loaded embeddings, version 1; 4 warm-up requests.\n'
     assert serving.startswith('Serving embeddings at http://127.0.0.1:')
     url = serving.split(' at ')[1].split('. ')[0] + '/embeddings:predict'
+    command = shlex.split(example.removeprefix('Try: '))
+    assert [*command[:2], command[3]] == ['curl', '-d', url]
+    with urllib.request.urlopen(url, command[2].encode(), timeout=60) as found:
+      assert len(json.load(found)['predictions']) == 1
     # Some time of work, in batches of 2.
-    body = json.dumps({'instances': ['the river bank ' * 9] * 1000}).encode()
+    body = json.dumps({'instances': ['the river bank ' * 9] * 400}).encode()
     answers = []
 
     def ask():
@@ -77,6 +78,6 @@ def test_a_server_answers_until_ctrl_c_and_what_has_come_in(exports):
     _, err = server.communicate(timeout=60)
   finally:
     server.kill()
-  assert answers == [1000]
+  assert answers == [400]
   assert server.returncode == 130
   assert err.strip() == 'Interrupted. What had come in has been answered.'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokendrop_tf.tpu import chips
+from tools.tpu import chips
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import types
 
 import pytest
 
-import tokendrop_tf.tpu
+import tools.tpu
 from tokendrop_tf import errors
-from tokendrop_tf.tpu import command, compiler, export, table
+from tools.tpu import compile_command, compiler, cost_table, export_step
 
 TINY = [
   'model.num_layers = 3',
@@ -32,7 +32,7 @@ FLAGS = [
 @pytest.fixture(scope='module', name='jax_python')
 def fixture_jax_python():
   try:
-    return command.find_python()
+    return compile_command.find_python()
   except errors.ConfigurationError as error:
     pytest.skip(str(error))
 
@@ -44,7 +44,7 @@ def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
   folder = steps / 'configured_batch_2'
   folder.mkdir(parents=True)
   (folder / compiler.STEP_FILE).write_text('must not be compiled')
-  code = command.main(
+  code = compile_command.main(
     [
       *FLAGS,
       '--arms=configured',
@@ -66,7 +66,7 @@ def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
   run = subprocess.run(
     [
       jax_python,
-      str(command.ROOT / 'tools' / 'run_stablehlo.py'),
+      str(compile_command.ROOT / 'tools' / 'run_stablehlo.py'),
       f'--step={folder}',
       '--steps=3',
       f'--output_json={tmp_path / "run.json"}',
@@ -90,11 +90,15 @@ def test_a_step_is_exported_once_in_a_process_and_anew_in_the_next(
 ):
   exported = []
   monkeypatch.setattr(
-    export, 'export_step', lambda step, batch, folder: exported.append(batch)
+    export_step,
+    'export_step',
+    lambda step, batch, folder: exported.append(batch),
   )
-  monkeypatch.setattr(command.Steps, '_train_step', lambda self, arm: arm)
+  monkeypatch.setattr(
+    compile_command.Steps, '_train_step', lambda self, arm: arm
+  )
   for _ in range(2):
-    steps = command.Steps(None, tmp_path, 'python')
+    steps = compile_command.Steps(None, tmp_path, 'python')
     folders = {steps._exported('none', 2) for _ in range(3)}
     # As an earlier process leaves it.
     for folder in folders:
@@ -112,7 +116,7 @@ def test_a_conversion_that_is_killed_leaves_no_step(tmp_path, monkeypatch):
   converter = types.SimpleNamespace(
     from_hlo=lambda hlo, replaced: hlo.decode(), text_of=str
   )
-  monkeypatch.setattr(tokendrop_tf.tpu, 'stablehlo', converter, raising=False)
+  monkeypatch.setattr(tools.tpu, 'stablehlo', converter, raising=False)
   (tmp_path / compiler.HLO_FILE).write_text('the whole step')
   (tmp_path / compiler.MANIFEST_FILE).write_text('{"results": []}')
   with monkeypatch.context() as patch:
@@ -152,7 +156,7 @@ def check_manifest(folder):
 )
 def test_wrong_flags_are_refused(flags, message):
   with pytest.raises(errors.UserError, match=message):
-    command.main([*FLAGS, *flags])
+    compile_command.main([*FLAGS, *flags])
 
 
 @pytest.mark.parametrize('largest', [1, 3, 8, 100, 777])
@@ -164,14 +168,14 @@ def test_the_largest_batch_is_found_to_a_sixteenth(largest, known):
     asked.append(batch)
     return batch <= largest
 
-  found = command.largest_batch(fits, known)
+  found = compile_command.largest_batch(fits, known)
   assert found <= largest
   assert largest - found <= max(1, largest // 8)
   assert len(asked) < 16
 
 
 def test_nothing_fits():
-  assert command.largest_batch(lambda batch: False, 1) == 0
+  assert compile_command.largest_batch(lambda batch: False, 1) == 0
 
 
 def test_the_table_shows_ratios_to_the_last_arm_and_what_failed():
@@ -185,7 +189,7 @@ def test_the_table_shows_ratios_to_the_last_arm_and_what_failed():
   }
   better = {**good, 'name': 'loss', 'estimated_cycles': 60}
   failed = {'name': 'none', 'compiles': False, 'fits': False, 'message': 'no'}
-  text = table.format_table([better, failed, good])
+  text = cost_table.format_table([better, failed, good])
   assert 'loss / stock: cycles 0.600, temporaries 1.000' in text
   assert 'none / stock' not in text
-  assert 'does not compile: no' in table.one_line(failed)
+  assert 'does not compile: no' in cost_table.one_line(failed)

@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501  (lines as the compiler writes them)
 
-from tokendrop_tf.tpu import cycles
+from tools.tpu import cycles
 
 PROGRAM = """HloModule step
 

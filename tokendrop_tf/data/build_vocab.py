@@ -1,6 +1,7 @@
 """The command that trains a vocabulary; see `main`."""
 
 import argparse
+import functools
 import os
 import time
 
@@ -9,14 +10,17 @@ from tokendrop_tf import command_line, errors
 # isort: split
 import tensorflow as tf
 
-from tokendrop_tf.data import checks, data_flags, sampling
-from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.data import checks, data_flags
+from tokendrop_tf.data.read import corpus as corpus_lib
+from tokendrop_tf.data.read import sampling
+from tokendrop_tf.text import tokenization, vocabulary_training
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 _DESCRIPTION = """Trains a WordPiece vocabulary and counts its tokens.
 
-Writes OUTPUT, one token a line, and beside it OUTPUT's name with .counts.tsv,
-lines of token<TAB>count. The same text gives the same files.
+Writes OUTPUT, one token a line, and next to it OUTPUT's name with .counts.tsv,
+lines of token<TAB>count, and with .tokenizer_config.json, its letter case and
+accents, which all tools read there. The same text gives the same files.
 
   %(prog)s --input='wiki/*.txt.gz' --vocab_size=8192 --output=runs/vocab.txt
 """
@@ -27,10 +31,10 @@ def main(arguments: list[str]) -> None:
   flags = _parse(arguments)
   started = time.monotonic()
   with data_flags.flags_in_messages():
-    config = data_flags.corpus_config(flags)
+    config = data_flags.data_config(flags)
     checks.check_text(config)
     vocabulary, counts = _train(config, flags)
-  vocabulary_lib.write_vocabulary(flags.output, vocabulary.tokens, counts)
+  vocabulary_lib.write_vocabulary(flags.output, vocabulary, counts)
   if vocabulary.size < flags.vocab_size:
     print(
       f'The text supports {vocabulary.size:,} tokens only, fewer than the '
@@ -38,6 +42,8 @@ def main(arguments: list[str]) -> None:
       '--min_frequency; models must be built for the smaller number.'
     )
   unknown = counts[vocabulary.unk_id] / max(counts.sum(), 1)
+  if warning := sampling.markup_warning(vocabulary.tokens, counts):
+    print(warning)
   if skipped := data_flags.skipped_line():
     print(skipped)
   print(
@@ -56,13 +62,23 @@ def _train(config, flags):
     print(f'Training on {share:.1%} of the documents, counting in all.')
   if flags.beam_options is not None:
     return _train_by_beam(config, flags, share)
-  vocabulary = vocabulary_lib.train_vocabulary(
+  vocabulary = vocabulary_training.train_vocabulary(
     sampling.documents(corpus, share),
     flags.vocab_size,
-    flags.lower_case,
+    _settings(flags),
     flags.min_frequency,
   )
-  return vocabulary, vocabulary_lib.count_tokens(corpus.documents(), vocabulary)
+  counts = vocabulary_training.count_tokens(corpus.documents(), vocabulary)
+  return vocabulary, counts
+
+
+def _settings(flags):
+  """Returns the tokenisation that the vocabulary is made for."""
+  lower_case = flags.lower_case is not False
+  strip_accents = flags.strip_accents
+  return tokenization.TokenizationSettings(
+    lower_case, lower_case if strip_accents is None else strip_accents
+  )
 
 
 def _train_by_beam(config, flags, share):
@@ -75,7 +91,7 @@ def _train_by_beam(config, flags, share):
       folder,
       flags.vocab_size,
       share,
-      flags.lower_case,
+      _settings(flags),
       flags.min_frequency,
       flags.beam_options,
     )
@@ -103,17 +119,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     default=2,
     help='Least number of times a merged pair occurs. Default %(default)s.',
   )
-  parser.add_argument(
+  parser.add_number(
     '--sample_megabytes',
-    type=int,
-    default=256,
-    help='Trains on about so much text: a sample of the documents, the same '
-    'each time. Default %(default)s.',
+    256,
+    'Trains on about so much text: a sample of the documents, the same each '
+    'time.',
+    least=1,
   )
   data_flags.add_case_flag(parser)
+  parser.add_argument(
+    '--strip_accents',
+    action=argparse.BooleanOptionalAction,
+    default=None,
+    help='Strips accents. By default where text is lower-cased.',
+  )
   data_flags.add_beam_flags(parser)
   flags = parser.parse_args(arguments)
-  data_flags.check_at_least(flags, {'sample_megabytes': 1})
   if os.path.isdir(flags.output):
     raise errors.ConfigurationError(
       'The output must be a file. Received: '
@@ -122,9 +143,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   return flags
 
 
-def console_main() -> None:
-  """Runs `main` on the command line's arguments and exits."""
-  command_line.run_main(main)
+console_main = functools.partial(command_line.run_main, main)
 
 
 if __name__ == '__main__':

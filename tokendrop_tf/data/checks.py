@@ -1,27 +1,23 @@
-"""Finds what is wrong with a data section before anything is computed."""
+"""Checks of a data section and its files, before anything is computed."""
 
-import math
 import sys
 
 import tensorflow as tf
 
-from tokendrop_tf import configs, errors
-from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import (
-  documents,
-  examples,
-  records,
-  sampling,
-  shard_index,
-)
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf import errors
+from tokendrop_tf.config import configs, rules
+from tokendrop_tf.data.examples import example_pipeline
+from tokendrop_tf.data.read import corpus as corpus_lib
+from tokendrop_tf.data.read import documents, sampling
+from tokendrop_tf.data.shards import data_files, record_reader, token_index
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 # Up to this size a corpus is read whole; of a larger one the head of each file.
 MAX_SCANNED_BYTES = 2 << 30
 _HEAD_BYTES = 1 << 22
 _HEAD_RECORDS = 1024
 _RECORDS_PER_STEP = 1024
-# What the vocabulary does not know of the head of a corpus.
+# Shares of unknown tokens in the head of a corpus.
 _SAMPLE_TOKENS = 1 << 19
 _WARN_UNKNOWN_SHARE = 0.05
 _MOST_UNKNOWN_SHARE = 0.5
@@ -37,7 +33,7 @@ def check_dataset(
     vocabulary: the vocabulary section.
 
   Raises:
-    DataError: for the first thing that is wrong: settings that exclude each
+    UserError: for the first thing that is wrong: settings that exclude each
       other, absent, empty or damaged files, text that is not UTF-8, examples
       that do not fit the settings, or too few of them for a batch.
 
@@ -67,95 +63,46 @@ def check_heads(
     DataError: as `check_dataset` does.
   """
   with errors.as_kept():
-    words = _words(vocabulary)
-    refuse_records(config)
-    _check_settings(config, has_records=False)
+    words = vocabulary_lib.Vocabulary.of(vocabulary)
     return _check_rows(config, words, heads_only=True)
 
 
-def _words(vocabulary):
-  return vocabulary_lib.Vocabulary.from_file(
-    vocabulary.path, vocabulary.lower_case
-  )
-
-
 def _check_dataset(config, vocabulary):
-  words = _words(vocabulary)
-  record_files = records.record_files(config)
-  _check_settings(config, bool(record_files))
-  if record_files:
-    _RecordCheck(config, words, record_files).run()
+  words = vocabulary_lib.Vocabulary.of(vocabulary)
+  rules.validate_data(corpus_lib.section_name(config), config)
+  files = data_files.of(config)
+  if files.form == data_files.RECORDS:
+    _RecordCheck(config, words, files.paths).run()
+  elif files.form == data_files.TOKENS:
+    rows = token_index.check_shards(files.paths, config, words)
+    _check_enough(config, f'{files.paths[0]} ...', rows.num_rows)
   else:
     _check_rows(config, words)
 
 
-def _check_settings(config, has_records):
-  def name(field):
-    return corpus_lib.setting_name(config, field)
-
-  if config.seq_length < 3:
-    raise errors.DataError(
-      f'{name("seq_length")} must be at least 3, for [CLS], a token and '
-      f'[SEP]. Received: {config.seq_length}. Set {name("seq_length")}.'
-    )
-  if config.packing not in configs.PACKINGS:
-    raise errors.DataError(
-      f'{name("packing")} must be one of {", ".join(configs.PACKINGS)}. '
-      f'Received: {config.packing!r}. Set {name("packing")}.'
-    )
-  for field in (
-    'mask_token_share',
-    'random_token_share',
-    'span_stop_probability',
-    'max_span_words',
-  ):
-    configs.check_range(name(field), getattr(config, field))
-  if config.mask_token_share + config.random_token_share > 1:
-    raise errors.DataError(
-      f'{name("mask_token_share")} and {name("random_token_share")} must be at '
-      f'most 1 together. Received: {config.mask_token_share} and '
-      f'{config.random_token_share}. Set {name("mask_token_share")}.'
-    )
-  least = max(math.floor(config.mask_rate * (config.seq_length - 2)), 1)
-  if not least <= config.max_predictions_per_seq <= config.seq_length - 2:
-    raise errors.DataError(
-      f'{name("max_predictions_per_seq")} must hold the labels of a row: at '
-      'least mask_rate * (seq_length - 2), at most seq_length - 2. Received: '
-      f'max_predictions_per_seq={config.max_predictions_per_seq}, '
-      f'mask_rate={config.mask_rate}, seq_length={config.seq_length}, which '
-      f'need {least} to {config.seq_length - 2}. Set '
-      f'{name("max_predictions_per_seq")}.'
-    )
-  if config.use_next_sentence_label and not has_records:
-    raise errors.DataError(
-      f'{name("use_next_sentence_label")} needs TFRecords, text has no such '
-      f'labels. Received: {name("input_path")}={config.input_path!r}. Unset '
-      f'{name("use_next_sentence_label")}, or set {name("input_path")} to '
-      'files whose name contains .tfrecord.'
-    )
-
-
-def refuse_records(config: configs.PretrainingDataConfig) -> None:
-  """Raises a DataError if a data section names TFRecords instead of text."""
-  if files := records.record_files(config):
+def refuse_shards(config: configs.PretrainingDataConfig) -> None:
+  """Raises a DataError if a data section names shards instead of text."""
+  files = data_files.of(config)
+  if files.form != data_files.TEXT:
     setting = corpus_lib.setting_name(config, 'input_path')
     raise errors.DataError(
-      f'{setting} must name text. Received: {files[0]}, which holds '
-      f'examples, by its name. Set {setting}.'
+      f'{setting} must name text. Received: {files.paths[0]}, which is one of '
+      f'{files.form}, by its name. Set {setting}.'
     )
 
 
 def check_text(config: configs.PretrainingDataConfig, heads_only: bool = False):
-  """Checks the text files that a data section names, and opens its corpus.
+  """Checks a data section and the text files it names; opens its corpus.
 
   Args:
     config: the data section.
     heads_only: reads the head of every file, also of a small corpus.
 
   Raises:
-    DataError: naming the first file that is not UTF-8 text.
+    UserError: naming the setting, or the first file that is not UTF-8 text.
   """
-  refuse_records(config)
+  rules.validate_data(corpus_lib.section_name(config), config)
+  refuse_shards(config)
   corpus = corpus_lib.open_corpus(config)
   if config.input_path:
     _check_files_are_text(corpus, heads_only)
@@ -167,17 +114,24 @@ def _check_rows(config, words, heads_only=False):
   corpus = check_text(config, heads_only)
   sample = sampling.head(corpus, words, _SAMPLE_TOKENS)
   _check_unknown_tokens(corpus, words, config, sample)
-  needed = 1 if _fills_up(config) else config.global_batch_size
+  _point_out_markup(corpus, words, sample)
+  _point_out_long_documents(corpus, config, sample)
+  needed = _needed(config)
   if sampling.rows_of(sample.lengths, config) <= needed:
     found = _count_rows(corpus, words, config, needed)
-    if found < needed:
-      raise _too_few(config, corpus.name, found, needed)
+    _check_enough(config, corpus.name, found)
   return sample
 
 
-def _fills_up(config) -> bool:
-  """Whether a batch that lacks rows is filled up rather than left out."""
-  return not config.is_training and not config.drop_remainder
+def _needed(config) -> int:
+  """Returns how many rows a corpus must have."""
+  is_filled_up = not config.is_training and not config.drop_remainder
+  return 1 if is_filled_up else config.global_batch_size
+
+
+def _check_enough(config, source, found):
+  if found < _needed(config):
+    raise _too_few(config, source, found, _needed(config))
 
 
 def _check_files_are_text(corpus, heads_only):
@@ -191,7 +145,7 @@ def _check_files_are_text(corpus, heads_only):
 def _check_unknown_tokens(corpus, words, config, sample):
   """Refuses, or warns of, a vocabulary that does not fit the text."""
   tokens = int(sample.lengths.sum())
-  share = sample.unknown / max(tokens, 1)
+  share = sample.counts[words.unk_id] / max(tokens, 1)
   if share <= _WARN_UNKNOWN_SHARE:
     return
   allow = corpus_lib.setting_name(config, 'allow_unknown_tokens')
@@ -212,12 +166,37 @@ def _check_unknown_tokens(corpus, words, config, sample):
   )
 
 
+def _point_out_markup(corpus, words, sample):
+  """Warns where a model would learn to write markup."""
+  if warning := sampling.markup_warning(words.tokens, sample.counts):
+    print(f'{warning} Received: {corpus.name}.', file=sys.stderr)
+
+
+def _point_out_long_documents(corpus, config, sample):
+  """Warns of a text that is one document, or of documents cut into passages."""
+  if corpus.num_files == 1 and sample.lengths.size == 1:
+    setting = corpus_lib.setting_name(config, 'document_per_line')
+    print(
+      f'Note: {corpus.name} begins with one document of at least '
+      f'{int(sample.lengths[0]):,} tokens. A blank line ends a document; where '
+      f'every line is one, set {setting} = True.',
+      file=sys.stderr,
+    )
+  how = getattr(corpus, 'reading', None)  # TFDS has documents of its own.
+  if how and how.passage_bytes:
+    print(
+      f'Note: documents of {corpus.name} are few or very long, so passages of '
+      f'up to {how.passage_bytes:,} bytes are held out for validation.',
+      file=sys.stderr,
+    )
+
+
 def _count_rows(corpus, words, config, most: int) -> int:
   """Counts the rows of an epoch, no further than needed."""
-  maker = examples.ExampleMaker(corpus, words, config)
+  maker = example_pipeline.ExampleMaker(corpus, words, config)
   rows = 0
-  for *_, lengths in maker.blocks(0, 1):
-    rows += int(lengths.shape[0])
+  for _, _, block in maker.blocks(0, 1):
+    rows += int(block.shape[0])
     if rows >= most:
       break
   return rows
@@ -235,9 +214,13 @@ def _too_few(config, source, found, needed) -> errors.DataError:
       f'({name("held_out_documents")}={config.held_out_documents})'
     )
   if not found:
+    smaller = (
+      ' Give more text, or set a smaller train_data.held_out_documents.'
+      if config.held_out_documents
+      else f' Set {name("input_path")}.'
+    )
     return errors.DataError(
-      f'A corpus must hold text. Received: none in {source}{held_out}. Set '
-      f'{name("input_path")}.'
+      f'A corpus must hold text. Received: none in {source}{held_out}.{smaller}'
     )
   return errors.DataError(
     'A corpus must fill at least one batch. Received: '
@@ -255,24 +238,20 @@ class _RecordCheck:
     self._words = words
     self._input_path = corpus_lib.setting_name(config, 'input_path')
     self._paths = paths
+    self._is_old = None  # Known from the first record.
     size = sum(tf.io.gfile.stat(path).length for path in paths)
     self._is_large = size > MAX_SCANNED_BYTES
 
   def run(self):
-    shard_index.check_shards(
-      self._paths, self._input_path, checksums=not self._is_large
-    )
+    token_index.check_numbers(self._paths, self._input_path)
     found = 0
     for path in self._paths:
       found += self._check_file(path)
-    needed = 1 if _fills_up(self._config) else self._config.global_batch_size
-    # Of a large corpus only the heads were counted.
-    if found < needed and not self._is_large:
-      raise _too_few(self._config, f'{self._paths[0]} ...', found, needed)
+    if not self._is_large:  # Of a large corpus only the heads were counted.
+      _check_enough(self._config, f'{self._paths[0]} ...', found)
 
   def _check_file(self, path: str) -> int:
-    compression = 'GZIP' if records.is_gzip_file(path) else ''
-    dataset = tf.data.TFRecordDataset(path, compression_type=compression)
+    dataset = record_reader.open_file(path)
     if self._is_large:
       dataset = dataset.take(_HEAD_RECORDS)
     found = 0
@@ -286,7 +265,7 @@ class _RecordCheck:
       raise errors.DataError(
         'A TFRecord file must end with a whole record and be undamaged. '
         f'Received: {path}, damaged in or after record {found} '
-        f'({_first_line(error)}). Write or copy the file anew.'
+        f'({_first_line(error)}). Write or copy the file again.'
       ) from error
     return found
 
@@ -300,7 +279,16 @@ class _RecordCheck:
         f'which does not. Set {self._input_path}.'
       ) from error
     self._check_packing(path, found)
-    for name, spec in records.feature_spec(self._config).items():
+    is_old = record_reader.has_old_names(record)
+    if self._is_old not in (None, is_old):
+      raise errors.DataError(
+        'All files must have the same names of features. Received: the older '
+        f'names in one of {self._paths[0]} and {path}, and the others in the '
+        f'other. Set {self._input_path} to files that were written alike.'
+      )
+    self._is_old = is_old
+    for name, spec in record_reader.feature_spec(self._config).items():
+      name = record_reader.name_in_file(name, is_old)
       if name not in found:
         raise self._missing(path, name, found)
       kind = found[name].WhichOneof('kind')
@@ -312,7 +300,7 @@ class _RecordCheck:
   def _check_packing(self, path, found):
     """Segments that training does not read would let documents mix."""
     setting = corpus_lib.setting_name(self._config, 'packing')
-    has_segments = records.SEGMENT_FEATURES[0] in found
+    has_segments = record_reader.SEGMENT_FEATURES[1] in found
     is_best_fit = self._config.packing == 'best_fit'
     if has_segments != is_best_fit:
       kind = 'with' if has_segments else 'without'
@@ -324,13 +312,10 @@ class _RecordCheck:
       )
 
   def _missing(self, path, name, found):
-    hint = ''
-    if 'input_ids' in found:
-      hint = ' It has the older names; write it with --use_v2_feature_names.'
     return errors.DataError(
-      'An example must hold the features of the Model Garden, v2 names. '
-      f'Received: {path}, without {name}; it has {", ".join(sorted(found))}.'
-      f'{hint} Set {self._input_path}.'
+      'An example must hold the features that the Model Garden writes. '
+      f'Received: {path}, without {name}; it has {", ".join(sorted(found))}. '
+      f'Set {self._input_path}.'
     )
 
   def _misfit(self, path, name, spec, kind, size):
@@ -349,12 +334,12 @@ class _RecordCheck:
 
   def _check_values(self, path, batch):
     try:
-      features = records.parse(batch, self._config)
+      features = record_reader.parse(batch, self._config, self._is_old)
     except tf.errors.InvalidArgumentError as error:
       raise errors.DataError(
         'All examples of a file must have the same features. Received: '
         f'{path}, with one that differs ({_first_line(error)}). Write the '
-        'file anew.'
+        'file again.'
       ) from error
     size, length = self._words.size, self._config.seq_length
     limits = {

@@ -1,12 +1,14 @@
-"""Flags that the commands on data share, and the settings they stand for."""
+"""Flags that the commands on data share, made from declarations of settings."""
 
 import argparse
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from tokendrop_tf import configs, errors
-from tokendrop_tf.data import documents
+from tokendrop_tf import errors
+from tokendrop_tf.config import configs
+from tokendrop_tf.config.setting_flags import SettingFlags
+from tokendrop_tf.data.read import documents
 
 # Names in messages of the package, and what a command calls them.
 _FLAG_OF_SETTING = (
@@ -19,96 +21,64 @@ _FLAG_OF_SETTING = (
 )
 
 
+_SOURCE = SettingFlags(
+  configs.PretrainingDataConfig,
+  [
+    'input_path',
+    'text_field',
+    'document_per_line',
+    'skip_bad_text',
+    'allow_unknown_tokens',
+    'tfds_name',
+    'tfds_split',
+    'tfds_text_feature',
+    'tfds_data_dir',
+    'held_out_documents',
+  ],
+  renamed={'input_path': 'input'},
+)
+_CASE = SettingFlags(configs.VocabularyConfig, ['lower_case'])
+_VOCABULARY = SettingFlags(
+  configs.VocabularyConfig, ['path'], renamed={'path': 'vocab_file'}
+)
+
+
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that say where text comes from."""
   group = parser.add_argument_group(
     'source',
-    'With neither --input nor --tfds_name, the documentation '
-    'strings of the Python library and the installed packages.',
+    'With neither --input nor --tfds_name, the documentation strings of the '
+    'Python library and the installed packages.',
   )
-  group.add_argument(
-    '--input',
-    default='',
-    help='Comma-separated globs of files: text, in which a blank line ends a '
-    'document, and .jsonl, either plain or .gz, and .parquet.',
-  )
-  group.add_argument(
-    '--text_field',
-    default='text',
-    help='Of .jsonl the field, of .parquet the column, that is text. Default '
-    '%(default)s.',
-  )
-  group.add_argument(
-    '--skip_bad_text',
-    action='store_true',
-    help='Leaves out lines and rows that are not text, and says how many, '
-    'instead of refusing their file.',
-  )
-  group.add_argument(
-    '--allow_unknown_tokens',
-    action='store_true',
-    help='Reads text of which the vocabulary does not know most.',
-  )
-  group.add_argument(
-    '--tfds_name', default='', help='TensorFlow Datasets data set.'
-  )
-  group.add_argument(
-    '--tfds_split', default='train', help='Its split. Default %(default)s.'
-  )
-  group.add_argument(
-    '--tfds_text_feature',
-    default='text',
-    help='Its text feature. Default %(default)s.',
-  )
-  group.add_argument(
-    '--tfds_data_dir', default='', help='Folder of TensorFlow Datasets.'
-  )
-  group.add_argument(
-    '--held_out_documents',
-    type=int,
-    default=0,
-    help='Leaves every n-th document out, for validation. Default 0: none.',
-  )
+  _SOURCE.add_to(group)
 
 
-def add_vocabulary_flags(parser: argparse.ArgumentParser) -> None:
+def add_vocabulary_flags(
+  parser: argparse.ArgumentParser, is_required: bool = True
+) -> None:
   """Adds --vocab_file and --lower_case."""
-  parser.add_argument(
-    '--vocab_file',
-    required=True,
-    help='Vocabulary, e.g. written by tools/build_vocab.py.',
-  )
+  _VOCABULARY.add_to(parser, required=['path'] if is_required else [])
   add_case_flag(parser)
 
 
 def add_case_flag(parser: argparse.ArgumentParser) -> None:
   """Adds --lower_case and --no-lower_case."""
-  parser.add_argument(
-    '--lower_case',
-    action=argparse.BooleanOptionalAction,
-    default=True,
-    help='Whether text is lower-cased and stripped of accents.',
-  )
+  _CASE.add_to(parser)
 
 
-def add_packing_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds --packing."""
-  parser.add_argument(
-    '--packing',
-    choices=configs.PACKINGS,
-    default=configs.PACKINGS[0],
-    help='How documents become sequences; see docs/data.md. Default '
-    '%(default)s.',
-  )
+def example_flags(*names: str, **defaults) -> SettingFlags:
+  """Returns flags for settings of examples, such as 'seq_length'.
 
-
-def add_masking_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds --masking."""
-  parser.add_argument(
-    '--masking',
-    choices=configs.DATA_MASKINGS,
-    default=configs.DATA_MASKINGS[0],
-    help='What is masked as one. Default %(default)s.',
+  Args:
+    *names: names of settings of `PretrainingDataConfig`.
+    **defaults: defaults that are not those of training.
+  """
+  return SettingFlags(
+    configs.PretrainingDataConfig,
+    names,
+    defaults=defaults,
+    # The importance table of a run is not there to choose by.
+    choices={'masking': configs.DATA_MASKINGS},
   )
 
 
@@ -127,7 +97,7 @@ def add_beam_flags(parser: argparse.ArgumentParser) -> None:
     '--beam_work_dir',
     default='',
     help='Folder for files on the way, which all workers reach. By default '
-    'beside the output.',
+    'next to the output.',
   )
 
 
@@ -138,7 +108,7 @@ def import_beam_pipeline():
     ConfigurationError: if Beam is not installed.
   """
   try:
-    from tokendrop_tf.data import beam_pipeline
+    from tokendrop_tf.data.shards import beam_pipeline
   except ImportError as error:
     raise errors.ConfigurationError(
       '--beam_options needs Apache Beam. Received: '
@@ -156,46 +126,55 @@ def beam_work_dir(flags: argparse.Namespace) -> str:
   return os.path.join(folder, f'.{name}.beam')
 
 
-def add_number_flags(
-  parser: argparse.ArgumentParser, numbers: Iterable[tuple]
-) -> None:
-  """Adds a flag for each of (name, default value, help)."""
-  for name, default, text in numbers:
-    parser.add_argument(
-      f'--{name}',
-      type=type(default),
-      default=default,
-      help=f'{text} Default %(default)s.',
-    )
+def data_config(
+  flags: argparse.Namespace, *examples: SettingFlags, **others
+) -> configs.PretrainingDataConfig:
+  """Returns the data section that the flags describe.
 
-
-def check_at_least(flags: argparse.Namespace, least: dict[str, float]) -> None:
-  """Checks that numbers are not too small.
+  Args:
+    flags: with the source flags.
+    *examples: the flags of examples among them.
+    **others: settings that no flag stands for.
 
   Raises:
-    ConfigurationError: for the first flag below its entry in `least`.
+    ConfigurationError: naming the first flag that is out of range.
   """
-  for name, minimum in least.items():
-    if getattr(flags, name) < minimum:
-      raise errors.ConfigurationError(
-        f'--{name} must be at least {minimum}. Received: '
-        f'{getattr(flags, name)}. Set --{name}.'
-      )
+  values = {'is_training': True, **_SOURCE.values(flags)}
+  if not flags.tfds_name:
+    values['tfds_split'] = ''
+  for setting_flags in examples:
+    values.update(setting_flags.values(flags))
+  return configs.PretrainingDataConfig(**{**values, **others})
 
 
-def corpus_config(flags: argparse.Namespace) -> configs.PretrainingDataConfig:
-  """Returns the data section that the source flags describe."""
-  return configs.PretrainingDataConfig(
-    is_training=True,
-    input_path=flags.input,
-    text_field=flags.text_field,
-    skip_bad_text=flags.skip_bad_text,
-    allow_unknown_tokens=flags.allow_unknown_tokens,
-    tfds_name=flags.tfds_name,
-    tfds_split=flags.tfds_split if flags.tfds_name else '',
-    tfds_text_feature=flags.tfds_text_feature,
-    tfds_data_dir=flags.tfds_data_dir,
-    held_out_documents=flags.held_out_documents,
+def take_from_run(
+  flags: argparse.Namespace, given: set[str], task, examples: SettingFlags
+) -> None:
+  """Gives flags that were not typed the values that a run has.
+
+  Args:
+    flags: with source, vocabulary and example flags; changed in place.
+    given: names of the flags that were typed.
+    task: the run's `configs.PretrainingTaskConfig`.
+    examples: the flags of examples.
+  """
+  sections = [
+    (_VOCABULARY, task.vocabulary),
+    (_CASE, task.vocabulary),
+    (examples, task.train_data),
+  ]
+  if not given & {'input', 'tfds_name'}:  # Else the run's source is not meant.
+    sections.append((_SOURCE, task.train_data))
+  for setting_flags, section in sections:
+    for flag, value in setting_flags.flag_values(section).items():
+      if flag not in given:
+        setattr(flags, flag, value)
+
+
+def vocabulary_config(flags: argparse.Namespace) -> configs.VocabularyConfig:
+  """Returns the vocabulary section that the flags describe."""
+  return configs.VocabularyConfig(
+    **_VOCABULARY.values(flags), **_CASE.values(flags)
   )
 
 
@@ -213,7 +192,7 @@ def flags_in_messages() -> Iterator[None]:
 
 
 def skipped_line() -> str:
-  """Returns what to print about text that was left out; '' if none was."""
+  """Returns what to print about omitted text; '' if none was."""
   skipped = documents.skipped()
   if not skipped:
     return ''

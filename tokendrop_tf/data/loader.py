@@ -1,44 +1,45 @@
-"""Pretraining batches for the trainer, from text or from TFRecords."""
+"""Pretraining batches for the trainer, from text, token shards or TFRecords."""
 
 import tensorflow as tf
 
-from tokendrop_tf import configs
-from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import (
-  examples,
-  lanes,
-  native_text,
-  positions,
-  records,
-  service,
-  streams,
-)
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.config import configs
 from tokendrop_tf.data.checks import check_dataset
+from tokendrop_tf.data.examples import example_pipeline, row_places
+from tokendrop_tf.data.read import corpus as corpus_lib
+from tokendrop_tf.data.read import row_batches, source_files
+from tokendrop_tf.data.shards import (
+  data_files,
+  record_reader,
+  token_index,
+  token_reader,
+)
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 __all__ = ['check_dataset', 'load_dataset']
 
 
+# Nothing of a pipeline is for AutoGraph to convert, which takes it seconds.
+@tf.autograph.experimental.do_not_convert
 def load_dataset(
   config: configs.PretrainingDataConfig,
   vocabulary: configs.VocabularyConfig,
   input_context: tf.distribute.InputContext | None = None,
   first_batch: int = 0,
-  counts: positions.RowCounts | None = None,
+  counts: row_places.RowCounts | None = None,
 ) -> tf.data.Dataset:
   """Returns batches of masked-LM examples with static shapes.
 
-  Training data are shuffled and masked afresh in every epoch. Validation data
-  come in order and with the same masks each time; unless `drop_remainder`, the
-  last batch is filled up with rows of weight 0.
+  Training data are shuffled in every epoch and, but for TFRecords, masked
+  afresh. Validation data come in order and with the same masks each time;
+  unless `drop_remainder`, the last batch is filled up with rows of weight 0.
 
   Global batch n is the same whatever the number of pipelines and replicas, and
-  can be gone to at once: a run resumes by `first_batch`.
+  reading may begin at any batch: a run resumes by `first_batch`.
 
   Args:
     config: source, lengths, rates, seed and batch size.
     vocabulary: the vocabulary file.
-    input_context: what part of a distributed job this pipeline feeds; every
+    input_context: the part of a distributed job that this pipeline feeds; every
       pipeline gets its rows of each global batch, in batches for one replica.
     first_batch: number of the first global batch.
     counts: what `count_rows` gives; without it a `first_batch` above 0 has the
@@ -58,25 +59,17 @@ def load_dataset(
         input_path='wiki/*.txt.gz', is_training=True, global_batch_size=256)
     batches = load_dataset(config, configs.VocabularyConfig(path='vocab.txt'))
   """
-  words = vocabulary_lib.Vocabulary.from_file(
-    vocabulary.path, vocabulary.lower_case
-  )
+  words = vocabulary_lib.Vocabulary.of(vocabulary)
   context = input_context or tf.distribute.InputContext()
-  first_row = first_batch * config.global_batch_size
-  files = records.record_files(config)
-  if shards := _shards_in_parts(files, config):
-    batches = _own_part(shards, config, context, first_batch, words.pad_id)
+  files = data_files.of(config)
+  if files.form == data_files.TOKENS and config.is_training:
+    rows = token_index.TokenRows(files.paths)
+    reader = token_reader.TokenReader(rows, config, words)
+    batches = reader.batches(first_batch, _slots(config, context))
   else:
-    if first_row and counts is None:
-      counts = count_rows(config, vocabulary)
-    if files:
-      rows = _recorded(files, config, first_row, counts)
-    else:
-      rows = _live(config, words, first_row, counts)
-    if _is_served(config):
-      batches = _served(rows, config, context, first_batch)
-    else:
-      batches = _batch(rows, config, context, words.pad_id)
+    rows = _stream(config, words, files, first_batch, counts)
+    batches = _batch(rows, config, context, words.pad_id)
+  batches = _for_replicas(batches, config, context)
   if config.is_training and not config.num_epochs:
     # Strategies over several processes give what may end no static shapes.
     batches = batches.apply(
@@ -88,9 +81,10 @@ def load_dataset(
   return batches.with_options(_options())
 
 
+@tf.autograph.experimental.do_not_convert
 def count_rows(
   config: configs.PretrainingDataConfig, vocabulary: configs.VocabularyConfig
-) -> positions.RowCounts:
+) -> row_places.RowCounts:
   """Reads the data once and returns how many rows lie where.
 
   Args:
@@ -100,16 +94,13 @@ def count_rows(
   Raises:
     DataError: if the source cannot be read to its end, or holds nothing.
   """
-  words = vocabulary_lib.Vocabulary.from_file(
-    vocabulary.path, vocabulary.lower_case
-  )
-  files = records.record_files(config)
-  maker = (
-    records.RecordReader(files, config)
-    if files
-    else examples.ExampleMaker(corpus_lib.open_corpus(config), words, config)
-  )
-  return maker.count()
+  files = data_files.of(config)
+  if files.form == data_files.TOKENS:
+    num_rows = token_index.TokenRows(files.paths).num_rows
+    return row_places.RowCounts((num_rows,), (num_rows,))
+  if files.form == data_files.RECORDS:
+    return record_reader.RecordReader(files.paths, config).count()
+  return _maker(config, vocabulary_lib.Vocabulary.of(vocabulary)).count()
 
 
 def resumed_counts(
@@ -118,11 +109,11 @@ def resumed_counts(
   first_batch: int,
   folder: str,
   writes: bool,
-) -> positions.RowCounts | None:
-  """Returns the counts with which a run in `folder` goes to `first_batch`.
+) -> row_places.RowCounts | None:
+  """Returns the counts with which a run in `folder` resumes at `first_batch`.
 
-  At the beginning the data files are noted down; later they must be the same,
-  and are counted once.
+  At the beginning the data files are noted; later they must be the same, and
+  are counted once.
 
   Args:
     config: the training data.
@@ -137,19 +128,19 @@ def resumed_counts(
   Raises:
     DataError: if the files have changed since the run began.
   """
-  files = _source_files(config)
+  paths = _source_files(config)
   if not first_batch:
     if writes:
-      positions.save_sources(files, folder)
+      row_places.remove_counts(folder)
+      source_files.save(paths, folder)
     return None
-  positions.check_sources(
-    files, folder, corpus_lib.setting_name(config, 'input_path')
-  )
-  counts = positions.load_counts(folder)
+  setting = corpus_lib.setting_name(config, 'input_path')
+  source_files.check(paths, folder, setting)
+  counts = row_places.load_counts(folder)
   if counts is None:
     counts = count_rows(config, vocabulary)
     if writes:
-      positions.save_counts(counts, folder)
+      row_places.save_counts(counts, folder)
   return counts
 
 
@@ -157,34 +148,47 @@ def _source_files(config) -> tuple[str, ...]:
   """Returns the files that are read; none of TFDS, which has versions."""
   if config.tfds_name:
     return ()
-  return records.record_files(config) or corpus_lib.open_corpus(config).paths
+  return data_files.of(config).paths or corpus_lib.open_corpus(config).paths
 
 
-def _live(config, words, first_row, counts) -> tf.data.Dataset:
+def _maker(config, words) -> example_pipeline.ExampleMaker:
+  return example_pipeline.ExampleMaker(
+    corpus_lib.open_corpus(config), words, config
+  )
+
+
+def _stream(config, words, files, first_batch, counts) -> tf.data.Dataset:
+  """Returns masked rows in batches of any size, for all slots."""
+  first_row = first_batch * config.global_batch_size
+  if files.form == data_files.TOKENS:
+    rows = token_index.TokenRows(files.paths)
+    return token_reader.TokenReader(rows, config, words).in_order()
+  if files.form == data_files.RECORDS:
+    reader = record_reader.RecordReader(files.paths, config)
+    return _recorded(reader, config, first_row, counts)
+  return _live(_maker(config, words), config, first_row, counts)
+
+
+def _live(maker, config, first_row, counts) -> tf.data.Dataset:
   """Returns examples made from text, from row `first_row` of the run on."""
-  corpus = corpus_lib.open_corpus(config)
-  if _is_served(config):
-    corpus = native_text.of(corpus, 'train_data.tf_data_service_address')
-  maker = examples.ExampleMaker(corpus, words, config)
-  epoch, row, start = 0, 0, positions.BEGINNING
+  epoch, row, start = 0, 0, row_places.BEGINNING
   if first_row:
+    counts = counts or maker.count()
     epoch, row = divmod(first_row, counts.num_rows)
     start = maker.start(row, counts)
-  skip = row % examples.BLOCK_ROWS
+  skip = row % example_pipeline.BLOCK_ROWS
   blocks = maker.masked_blocks(
     epoch, _epochs_left(config, epoch), start, first_row - skip
   )
-  return streams.skip_rows(blocks, skip)
+  return row_batches.skip_rows(blocks, skip)
 
 
-def _recorded(files, config, first_row, counts) -> tf.data.Dataset:
+def _recorded(reader, config, first_row, counts) -> tf.data.Dataset:
   """Returns examples read from files, from row `first_row` of the run on."""
-  reader = records.RecordReader(files, config)
-  epoch, start = 0, positions.BEGINNING
+  epoch, row = 0, 0
   if first_row:
-    epoch, row = divmod(first_row, counts.num_rows)
-    start = reader.start(epoch, row, counts)
-  return reader.blocks(epoch, _epochs_left(config, epoch), start)
+    epoch, row = divmod(first_row, (counts or reader.count()).num_rows)
+  return reader.blocks(epoch, _epochs_left(config, epoch), row)
 
 
 def _epochs_left(config, epoch) -> int | None:
@@ -194,45 +198,18 @@ def _epochs_left(config, epoch) -> int | None:
   return None if config.is_training else 1
 
 
-def _is_served(config) -> bool:
-  """Whether other machines make the batches."""
-  return config.is_training and bool(config.tf_data_service_address)
-
-
-def _shards_in_parts(files, config) -> lanes.LaneReader | None:
-  """Returns the reader of indexed shards; `None` where one stream is read."""
-  if not files or not config.is_training or _is_served(config):
-    return None
-  blocks = records.RecordReader(files, config).blocks_of_shards
-  if blocks is None or not blocks.num_rows:
-    return None
-  return lanes.LaneReader(blocks, config)
-
-
-def _own_part(shards, config, context, first_batch, pad_id):
-  """Returns batches from shards, reading this pipeline's rows alone."""
-  slots = _slots(config, context)
-  batches = shards.batches(first_batch, slots).map(
-    lambda rows: _of_size(
-      records.parse(rows, config), len(slots), config, pad_id
-    ),
-    num_parallel_calls=tf.data.AUTOTUNE,
-  )
-  return _for_replicas(batches, config, context)
-
-
 def _batch(rows, config, context, pad_id):
   """Cuts rows into global batches, and this pipeline's rows out of them."""
   size, slots = config.global_batch_size, _slots(config, context)
   batches = rows.rebatch(size, drop_remainder=config.drop_remainder).map(
-    lambda batch: _of_size(batch, size, config, pad_id)
+    lambda batch: _filled_up(batch, size, config, pad_id)
   )
   if len(slots) < size:
     mine = tf.range(slots.start, slots.stop)
     batches = batches.map(
       lambda batch: tf.nest.map_structure(lambda x: tf.gather(x, mine), batch)
     )
-  return _for_replicas(batches, config, context)
+  return batches
 
 
 def _slots(config, context) -> range:
@@ -253,19 +230,8 @@ def _for_replicas(batches, config, context):
   return batches.rebatch(size, drop_remainder=True)
 
 
-def _served(rows, config, context, first_batch):
-  """Has batches for one replica made elsewhere; each goes to one pipeline."""
-  size = context.get_per_replica_batch_size(config.global_batch_size)
-  batches = rows.rebatch(size, drop_remainder=True)
-  job = ''
-  if context.num_input_pipelines > 1:
-    # The same in all processes, another one after a restart.
-    job = f'tokendrop-{config.seed}-{first_batch}'
-  return service.distribute(batches, config, job)
-
-
-def _of_size(batch, num_rows, config, pad_id):
-  """Returns a batch of `num_rows` rows; what lacks is [PAD] of weight 0."""
+def _filled_up(batch, num_rows, config, pad_id):
+  """Returns a batch of `num_rows` rows; missing ones are [PAD] of weight 0."""
   missing = num_rows - tf.shape(batch['input_word_ids'])[0]
 
   def fill(name, tensor):

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import configs
-from tokendrop_tf.data import corpus as corpus_lib
-from tokendrop_tf.data import examples, packing
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.config import configs
+from tokendrop_tf.data.examples import (
+  example_pipeline,
+  packing,
+)
+from tokendrop_tf.data.read import corpus as corpus_lib
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 # Text that is read where no other limit is given.
 _SAMPLE_BYTES = 16 << 20
@@ -74,12 +77,10 @@ def report_packings(
     print(format_reports(report_packings(
         params.task.train_data, params.task.vocabulary)))
   """
-  words = vocabulary_lib.Vocabulary.from_file(
-    vocabulary.path, vocabulary.lower_case
-  )
+  words = vocabulary_lib.Vocabulary.of(vocabulary)
   corpus = corpus_lib.open_corpus(config)
   lengths = _document_lengths(corpus, words, max_bytes)
-  maker = examples.ExampleMaker(
+  maker = example_pipeline.ExampleMaker(
     corpus, words, config.replace(packing='best_fit')
   )
   return [

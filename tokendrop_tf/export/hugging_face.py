@@ -1,39 +1,40 @@
 """A folder that Hugging Face's transformers load, written without PyTorch.
 
 The folder itself holds exactly what one class expects: `BertForMaskedLM` of a
-pretraining model, `BertForSequenceClassification` or `BertForQuestionAnswering`
-of a fine-tuned one. transformers report each weight too many or too few, and of
+pretraining model, `BertLMHeadModel` of one that generates text,
+`BertForSequenceClassification` or `BertForQuestionAnswering` of a fine-tuned
+one. transformers report each weight too many or too few, and of
 these classes some have a pooler and some have none; so the encoder alone, as
 `BertModel` expects it, lies in the folder `encoder` within.
 """
 
-import json
+import dataclasses
 import os
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import configs, errors, keep_schedule
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import (
-  hugging_face_weights,
-  load_model,
-  variable_tree,
-)
+from tokendrop_tf import dropping, errors, files
+from tokendrop_tf.export import load_model, variable_tree
+from tokendrop_tf.text import tokenizer_files
+from tokendrop_tf.text import vocabulary as vocabulary_lib
+from tokendrop_tf.weights import hugging_face_weights
 
 MODEL_CARD_FILE = 'README.md'
 
 _POOLER = 'encoder/_pooler_layer/'
 _BASE_CLASS = 'BertModel'
-_CLASSES = {
+CLASSES = {
   load_model.PRETRAINING: 'BertForMaskedLM',
+  load_model.GENERATION: 'BertLMHeadModel',
   load_model.CLASSIFICATION: 'BertForSequenceClassification',
   load_model.REGRESSION: 'BertForSequenceClassification',
   load_model.QUESTION_ANSWERING: 'BertForQuestionAnswering',
 }
 _PIPELINES = {
   load_model.PRETRAINING: 'fill-mask',
+  load_model.GENERATION: 'text-generation',
   load_model.CLASSIFICATION: 'text-classification',
   load_model.REGRESSION: 'text-classification',
   load_model.QUESTION_ANSWERING: 'question-answering',
@@ -92,7 +93,7 @@ def write_folder(loaded: load_model.LoadedModel, folder: str) -> None:
   _write_part(
     loaded,
     folder,
-    _CLASSES[loaded.kind],
+    CLASSES[loaded.kind],
     {
       name: value
       for name, value in values.items()
@@ -106,7 +107,7 @@ def write_folder(loaded: load_model.LoadedModel, folder: str) -> None:
   encoder = {
     name: value for name, value in values.items() if name.startswith('encoder/')
   }
-  _write_part(loaded, inner, _BASE_CLASS, encoder, {}, {})
+  _write_part(loaded, inner, _BASE_CLASS, encoder, {}, _decoder_config(loaded))
   _write_text(folder, MODEL_CARD_FILE, _model_card(loaded))
 
 
@@ -137,24 +138,40 @@ def _write_part(
     ),
     **settings,
   }
-  _write_json(folder, hugging_face_weights.CONFIG_FILE, config)
+  files.write_json(
+    os.path.join(folder, hugging_face_weights.CONFIG_FILE), config
+  )
   _write_tokenizer(loaded, folder)
 
 
 def _write_tokenizer(loaded, folder):
+  """Writes what transformers' tokeniser reads.
+
+  It takes control characters and the length of words from tokenizer.json
+  alone, and only if no class is named.
+  """
+  vocabulary = loaded.vocabulary
   _write_text(
     folder,
-    hugging_face_weights.VOCABULARY_FILE,
-    ''.join(f'{token}\n' for token in loaded.vocabulary.tokens),
+    tokenizer_files.VOCABULARY_FILE,
+    ''.join(f'{token}\n' for token in vocabulary.tokens),
   )
-  _write_json(
-    folder,
-    hugging_face_weights.TOKENIZER_CONFIG_FILE,
+  config = tokenizer_files.as_config(vocabulary.settings)
+  if config != tokenizer_files.as_config(
+    dataclasses.replace(
+      vocabulary.settings, clean_text=True, max_word_length=100
+    )
+  ):
+    config['tokenizer_class'] = 'PreTrainedTokenizerFast'
+    _write_text(
+      folder,
+      tokenizer_files.TOKENIZER_FILE,
+      tokenizer_files.as_tokenizer_json(vocabulary.tokens, vocabulary.settings),
+    )
+  files.write_json(
+    os.path.join(folder, tokenizer_files.CONFIG_FILE),
     {
-      'tokenizer_class': 'BertTokenizer',
-      'do_lower_case': loaded.vocabulary.lower_case,
-      'strip_accents': loaded.vocabulary.lower_case,
-      'tokenize_chinese_chars': True,
+      **config,
       'model_max_length': loaded.model_config.max_position_embeddings,
       'pad_token': vocabulary_lib.PAD,
       'unk_token': vocabulary_lib.UNK,
@@ -189,6 +206,11 @@ def _part(loaded, name):
   raise TypeError(f'{type(loaded.model).__name__} has no {name}.')
 
 
+def _decoder_config(loaded) -> dict[str, object]:
+  """Returns what makes transformers' BERT see earlier positions alone."""
+  return {'is_decoder': True} if loaded.kind == load_model.GENERATION else {}
+
+
 def _head_config(loaded) -> dict[str, object]:
   dropout = loaded.model_config.dropout_rate
   if loaded.kind == load_model.REGRESSION:
@@ -199,18 +221,18 @@ def _head_config(loaded) -> dict[str, object]:
       'classifier_dropout': dropout,
     }
   if loaded.kind == load_model.CLASSIFICATION:
-    names = loaded.finetuned.label_names
+    names = loaded.label_names
     return {
       'problem_type': 'single_label_classification',
       'id2label': {str(index): name for index, name in enumerate(names)},
       'label2id': {name: index for index, name in enumerate(names)},
       'classifier_dropout': dropout,
     }
-  return {}
+  return _decoder_config(loaded)
 
 
 def _model_card(loaded) -> str:
-  model, class_name = loaded.model_config, _CLASSES[loaded.kind]
+  model, class_name = loaded.model_config, CLASSES[loaded.kind]
   activation = hugging_face_weights.ACTIVATION_NAMES[model.hidden_activation]
   return f"""---
 library_name: transformers
@@ -251,18 +273,26 @@ training data, intended use, licence.
 """
 
 
+_PRETRAINED_BY = {
+  load_model.PRETRAINING: 'masked-language modelling',
+  load_model.GENERATION: 'predicting the next token',
+}
+
+
 def _origin(loaded):
-  if loaded.kind != load_model.PRETRAINING:
+  how = _PRETRAINED_BY.get(loaded.kind)
+  if how is None:
     return f'A BERT fine-tuned for {loaded.kind.replace("_", " ")}.'
-  token_drop: configs.TokenDropConfig = loaded.params.task.token_drop
-  if token_drop.policy == 'none':
-    return 'A BERT pretrained by masked-language modelling.'
+  task = loaded.params.task
+  configured = dropping.Dropping.of(task)
+  if not configured.drops:
+    return f'A BERT pretrained by {how}.'
   return (
-    'A BERT pretrained by masked-language modelling with token dropping '
-    f'(arXiv 2203.13240; policy {token_drop.policy}, '
-    f'{keep_schedule.describe(token_drop, loaded.seq_length)} in the middle '
-    'layers).'
-  )
+    f'A BERT pretrained by {how} with token dropping '
+    f'(arXiv 2203.13240; policy {task.token_drop.policy}, '
+    f'{configured.describe_kept()} in the middle layers). '
+    f'{configured.head_note}'
+  ).strip()
 
 
 def _casing(loaded):
@@ -270,13 +300,9 @@ def _casing(loaded):
 
 
 def _about_labels(loaded):
-  names = loaded.finetuned.label_names if loaded.finetuned else ()
+  names = loaded.label_names
   return f'| labels | {", ".join(names)} |\n' if names else ''
 
 
-def _write_json(folder, name, value):
-  _write_text(folder, name, json.dumps(value, indent=2) + '\n')
-
-
 def _write_text(folder, name, text):
-  vocabulary_lib.write_whole_file(os.path.join(folder, name), text)
+  files.write_whole_file(os.path.join(folder, name), text)

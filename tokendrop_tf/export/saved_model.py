@@ -10,7 +10,6 @@ Letters: B batch, S sequence length, P prediction slots, H hidden size, V
 vocabulary.
 """
 
-import json
 import os
 
 import tensorflow as tf
@@ -20,9 +19,11 @@ from official.nlp.configs import encoders
 from official.nlp.modeling import layers as garden_layers
 from official.nlp.tools import export_tfhub_lib
 
-from tokendrop_tf import init_weights
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import checkpoint, load_model, variable_tree
+from tokendrop_tf import files
+from tokendrop_tf.export import garden_checkpoint, load_model, variable_tree
+from tokendrop_tf.text import tokenizer_files
+from tokendrop_tf.text import vocabulary as vocabulary_lib
+from tokendrop_tf.weights import starting_point
 
 ENCODER_FOLDER = 'encoder'
 PREPROCESSOR_FOLDER = 'preprocessor'
@@ -86,9 +87,8 @@ def write_encoder(
     'model': loaded.model_config.as_dict(),
     'lower_case': loaded.vocabulary.lower_case,
   }
-  vocabulary_lib.write_whole_file(
-    os.path.join(folder, init_weights.ENCODER_CONFIG_FILE),
-    json.dumps(config, indent=2) + '\n',
+  files.write_json(
+    os.path.join(folder, starting_point.ENCODER_CONFIG_FILE), config
   )
 
 
@@ -96,12 +96,13 @@ def _stock_layers(loaded):
   """Returns the Model Garden's encoder and masked-LM head with the weights.
 
   They compute the same. But whoever trains a SavedModel differentiates and
-  distributes it in ways of their own: it holds stock operations only, none that
-  our training step has of its own for speed.
+  distributes it in other ways than ours: it holds stock operations only, not
+  the fused ones of our training step.
   """
   encoder = encoders.build_encoder(
     encoders.EncoderConfig(
-      type='bert', bert=checkpoint.stock_encoder_config(loaded.model_config)
+      type='bert',
+      bert=garden_checkpoint.stock_encoder_config(loaded.model_config),
     )
   )
   outputs = encoder(encoder.inputs)
@@ -182,6 +183,9 @@ def _signature(encoder):
 def _add_vocabulary(root, vocabulary, path):
   """Adds what the encoders of TF Hub tell about their vocabulary."""
   root.vocab_file = tf.saved_model.Asset(path)
+  root.tokenizer_config_file = tf.saved_model.Asset(
+    tokenizer_files.path_for(path)
+  )
   root.do_lower_case = tf.Variable(vocabulary.lower_case, trainable=False)
 
 

@@ -1,14 +1,16 @@
 """Text-in models for TF Serving: embeddings, fill-mask, and fine-tuned tasks.
 
-Each is a SavedModel of its own in TF Serving's layout, NAME/1/, with the
+Each is a separate SavedModel in TF Serving's layout, NAME/1/, with the
 vocabulary as an asset and warm-up requests in `assets.extra`:
 
   embeddings  text -> pooled_output, mean_output
   fill_mask   text with [MASK] -> tokens, scores, num_masks
+  generate    text -> text, num_tokens
   classify    text[, text_pair] -> label, scores, labels; or score
   answer      question, context -> answer, score, start, end
 
-Signature `serving_default` takes strings; `ids` takes what `encoder/` takes.
+Signature `serving_default` takes strings; `ids` takes what `encoder/` takes; of
+`generate`, a signature of that name also takes settings for every text.
 Python and everything above TensorFlow's C interface refuse a SavedModel with
 operations that they do not know, whichever signature is wanted. For those
 without tensorflow-text, `ids/1` holds the `ids` signatures of all models of an
@@ -18,7 +20,9 @@ Letters: B batch, S sequence length, M masks of the fullest text, N tokens per
 mask, H hidden size, V vocabulary.
 """
 
+import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,18 +30,21 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import text_inputs
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.export import answer_spans
-from tokendrop_tf.serving import warm_up
+from tokendrop_tf import files, generation
+from tokendrop_tf.export import answer_finder, warm_up
+from tokendrop_tf.finetuning import batches
+from tokendrop_tf.text import text_to_ids
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 VERSION = '1'
 TEXT_SIGNATURE = 'serving_default'
 IDS_SIGNATURE = 'ids'
+GENERATE_SIGNATURE = 'generate'
 # The folder of the SavedModel without text operations, and what its
 # `serving_default` is.
 IDS_MODEL = 'ids'
 TOKENS_PER_MASK = 10
+TOKENS_PER_TEXT = 64
 
 _FEATURES = ('input_word_ids', 'input_mask', 'input_type_ids')
 _EXAMPLES = {
@@ -46,19 +53,27 @@ _EXAMPLES = {
   'question': 'Which path is the shortest?',
   'context': 'Of the two paths, the one along the river is the shortest.',
 }
+# Settings of generated texts, and what warms a server up.
+_GENERATION_SETTINGS = {
+  'max_tokens': np.int32(2),
+  'temperature': np.float32(1.0),
+  'top_k': np.int32(4),
+  'top_p': np.float32(0.9),
+  'seed': np.int32(0),
+}
 
 Tensors = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class _ServingModel:
-  """What is written as one SavedModel.
+class ServingModel:
+  """A text-in model: what is written as one SavedModel.
 
   Attributes:
     name: of the folder, and of the model in a server.
     signatures: traced functions by signature name.
     resources: tables and assets that must travel with it.
-    functions: what a Python program finds as attributes beside signatures.
+    functions: attributes for Python programs, in addition to the signatures.
   """
 
   name: str
@@ -85,16 +100,33 @@ def write_serving_models(
     loaded = load_model.load_model('runs/dropping')
     write_serving_models(loaded, 'exports/dropping', seq_length=128)
   """
-  with tempfile.TemporaryDirectory() as scratch:
-    path = os.path.join(scratch, 'vocab.txt')
-    tokens = loaded.vocabulary.tokens
-    vocabulary_lib.write_whole_file(path, ''.join(f'{t}\n' for t in tokens))
-    models = _Builder(loaded, seq_length, path).build(names)
+  with _traced_models(loaded, seq_length, names) as models:
     for model in models:
       _write(
         model, os.path.join(folder, model.name, VERSION), loaded.vocabulary
       )
   return [model.name for model in models]
+
+
+def live_models(
+  loaded, seq_length: int, names: Sequence[str] = ()
+) -> list[ServingModel]:
+  """Returns the models of `write_serving_models` without writing them.
+
+  They answer as long as `loaded` and they themselves are kept.
+  """
+  with _traced_models(loaded, seq_length, names) as models:
+    return models
+
+
+@contextlib.contextmanager
+def _traced_models(loaded, seq_length, names):
+  """Gives the models; their vocabulary file is there as long."""
+  with tempfile.TemporaryDirectory() as scratch:
+    path = os.path.join(scratch, 'vocab.txt')
+    tokens = loaded.vocabulary.tokens
+    files.write_whole_file(path, ''.join(f'{t}\n' for t in tokens))
+    yield _Builder(loaded, seq_length, path).build(names)
 
 
 def _write(model, path, vocabulary) -> None:
@@ -132,6 +164,8 @@ def _example(name, num_rows, mask_id) -> np.ndarray:
   if name in _FEATURES:
     value = {'input_word_ids': mask_id, 'input_mask': 1}.get(name, 0)
     return np.full([num_rows, 8], value, np.int32)
+  if name in _GENERATION_SETTINGS:
+    return np.array([_GENERATION_SETTINGS[name]] * num_rows)
   return np.array([_EXAMPLES[name]] * num_rows, object)
 
 
@@ -140,7 +174,7 @@ class _Builder:
 
   def __init__(self, loaded, seq_length, vocabulary_path):
     self._loaded = loaded
-    self._pack = text_inputs.TextPacker(loaded.vocabulary, seq_length)
+    self._pack = text_to_ids.TextPacker(loaded.vocabulary, seq_length)
     self._vocabulary_asset = tf.saved_model.Asset(vocabulary_path)
     self._token_table = tf.lookup.StaticHashTable(
       tf.lookup.TextFileInitializer(
@@ -153,10 +187,11 @@ class _Builder:
       default_value=vocabulary_lib.UNK,
     )
 
-  def build(self, names: Sequence[str] = ()) -> list[_ServingModel]:
+  def build(self, names: Sequence[str] = ()) -> list[ServingModel]:
     """Returns the models of these names; none is all that there are."""
     task_name, make_task_model = _TASKS[self._loaded.kind]
     makers = {'embeddings': _Builder._embeddings, task_name: make_task_model}
+    makers = {name: makers[name] for name in names_for(self._loaded.kind)}
     models = [
       make(self) for name, make in makers.items() if not names or name in names
     ]
@@ -164,11 +199,11 @@ class _Builder:
       models.append(self._ids_only(models))
     return models
 
-  def _ids_only(self, models) -> _ServingModel:
+  def _ids_only(self, models) -> ServingModel:
     """The `ids` signatures of `models`, without a text operation."""
     signatures = {m.name: m.signatures[IDS_SIGNATURE] for m in models}
     signatures[TEXT_SIGNATURE] = signatures[models[-1].name]
-    return _ServingModel(
+    return ServingModel(
       IDS_MODEL, signatures, (self._token_table, self._vocabulary_asset)
     )
 
@@ -182,16 +217,18 @@ class _Builder:
     """
     from_strings = _traced(
       lambda **texts: answer(
-        trim_padding(from_text(*(texts[name] for name in text_names)))
+        batches.trim_padding(
+          from_text(*(texts[name] for name in text_names)), multiple=1
+        )
       ),
       _string_specs(text_names),
     )
     from_ids = _traced(lambda **features: answer(features), _id_specs())
     return {TEXT_SIGNATURE: from_strings, IDS_SIGNATURE: from_ids}
 
-  def _embeddings(self) -> _ServingModel:
+  def _embeddings(self) -> ServingModel:
     signatures = self._two_ways(self._embed, self._pack, ('text',))
-    return _ServingModel('embeddings', signatures, (self._vocabulary_asset,))
+    return ServingModel('embeddings', signatures, (self._vocabulary_asset,))
 
   def _embed(self, features: Tensors) -> Tensors:
     outputs = self._loaded.encoder(features, training=False)
@@ -201,18 +238,18 @@ class _Builder:
       'mean_output': mean_over_tokens(rows, features['input_mask']),
     }
 
-  def _fill_mask(self) -> _ServingModel:
+  def _fill_mask(self) -> ServingModel:
     fill = self._fill
     signatures = self._two_ways(fill, self.pack_masked_text, ('text',))
     # Python programs can ask for another number of tokens.
     with_number = tf.function(
       lambda text, top_n: fill(
-        trim_padding(self.pack_masked_text(text)), top_n
+        batches.trim_padding(self.pack_masked_text(text), multiple=1), top_n
       ),
       autograph=False,
       input_signature=[*_string_specs(('text',)).values(), _scalar('top_n')],
     )
-    return _ServingModel(
+    return ServingModel(
       'fill_mask',
       signatures,
       (self._token_table, self._vocabulary_asset),
@@ -247,8 +284,11 @@ class _Builder:
       training=False,
       drop_tokens=False,
     )
-    probabilities = tf.nn.softmax(tf.cast(outputs['mlm_logits'], tf.float32))
-    top_n = tf.minimum(top_n, self._loaded.vocabulary.size)
+    # Rows that stand for no token are never an answer.
+    size = self._loaded.vocabulary.size
+    logits = tf.cast(outputs['mlm_logits'][:, :, :size], tf.float32)
+    probabilities = tf.nn.softmax(logits)
+    top_n = tf.minimum(top_n, size)
     best = tf.math.top_k(probabilities, top_n)  # [B, M, N]
     tokens = self._token_table.lookup(tf.cast(best.indices, tf.int64))
     is_used = is_used[:, :, tf.newaxis]
@@ -258,15 +298,96 @@ class _Builder:
       'num_masks': tf.reduce_sum(tf.cast(is_mask, tf.int32), axis=1),
     }
 
-  def _classify(self) -> _ServingModel:
-    is_pair = self._loaded.finetuned.is_pair
+  def _generate(self) -> ServingModel:
+    texts = _string_specs(('text',))
+    settings = {
+      name: tf.TensorSpec([None], value.dtype, name=name)
+      for name, value in _GENERATION_SETTINGS.items()
+    }
+
+    def continued(prompts, lengths, max_tokens, **sampling):
+      state = self._generator.advance(
+        self._generator.start(prompts, lengths),
+        max_tokens,
+        generation.Sampling(**sampling),
+      )
+      return state.ids
+
+    def from_text(text, **settings):
+      prompts = self.pack_prompts(text)
+      ids = continued(prompts.to_tensor(), prompts.row_lengths(), **settings)
+      return self._as_text(ids, prompts.row_lengths())
+
+    def greedy(count):
+      sampling = generation.Sampling.of(count)
+      most = tf.fill([count], TOKENS_PER_TEXT)
+      return {'max_tokens': most, **sampling._asdict()}
+
+    def from_ids(input_word_ids, input_mask, input_type_ids):
+      del input_type_ids
+      lengths = tf.reduce_sum(input_mask, axis=1)
+      settings = greedy(tf.shape(lengths)[0])
+      return {'ids': continued(input_word_ids, lengths, **settings)}
+
+    signatures = {
+      TEXT_SIGNATURE: _traced(
+        lambda **texts: from_text(
+          **texts, **greedy(tf.shape(texts['text'])[0])
+        ),
+        texts,
+      ),
+      GENERATE_SIGNATURE: _traced(
+        lambda **inputs: from_text(**inputs), {**texts, **settings}
+      ),
+      IDS_SIGNATURE: _traced(
+        lambda **features: from_ids(**features), _id_specs()
+      ),
+    }
+    return ServingModel(
+      'generate', signatures, (self._token_table, self._vocabulary_asset)
+    )
+
+  @functools.cached_property
+  def _generator(self):
+    loaded = self._loaded
+    return generation.Generator(
+      loaded.encoder, loaded.masked_lm, loaded.vocabulary, self._pack.seq_length
+    )
+
+  def pack_prompts(self, text: tf.Tensor) -> tf.RaggedTensor:
+    """Returns [CLS] and the tokens of texts to continue, ragged int32 [B, n].
+
+    Of a text that is longer, the last S / 2 tokens are kept.
+    """
+    pieces = self._pack.tokenize(text)[:, -(self._pack.seq_length // 2) :]
+    first = tf.fill([pieces.nrows(), 1], self._loaded.vocabulary.cls_id)
+    prompts = tf.concat([tf.cast(first, pieces.dtype), pieces], axis=1)
+    return prompts.with_row_splits_dtype(tf.int32)
+
+  def _as_text(self, ids, lengths):
+    """Returns texts without special tokens, and how many were added."""
+    vocabulary = self._loaded.vocabulary
+    is_special = np.zeros(vocabulary.size, bool)
+    is_special[list(vocabulary.special_ids)] = True
+    tokens = self._token_table.lookup(tf.cast(ids, tf.int64))
+    shown = tf.ragged.boolean_mask(tokens, ~tf.gather(is_special, ids))
+    text = tf.strings.reduce_join(shown, axis=1, separator=' ')
+    is_added = ids != vocabulary.pad_id
+    total = tf.reduce_sum(tf.cast(is_added, tf.int32), axis=1)
+    return {
+      'text': tf.strings.regex_replace(text, ' ##', ''),
+      'num_tokens': total - lengths,
+    }
+
+  def _classify(self) -> ServingModel:
+    is_pair = self._loaded.is_pair
     names = ('text', 'text_pair') if is_pair else ('text',)
     if self._loaded.kind == 'regression':
       answer = self._regress
     else:
       answer = self._choose_label
     signatures = self._two_ways(answer, self._pack, names)
-    return _ServingModel('classify', signatures, (self._vocabulary_asset,))
+    return ServingModel('classify', signatures, (self._vocabulary_asset,))
 
   def _logits(self, features: Tensors) -> tf.Tensor:
     return tf.cast(self._loaded.model(features, training=False), tf.float32)
@@ -276,23 +397,23 @@ class _Builder:
 
   def _choose_label(self, features: Tensors) -> Tensors:
     scores = tf.nn.softmax(self._logits(features))
-    labels = tf.constant(self._loaded.finetuned.label_names)
+    labels = tf.constant(self._loaded.label_names)
     return {
       'label': tf.gather(labels, tf.argmax(scores, axis=-1)),
       'labels': tf.tile(labels[tf.newaxis], [tf.shape(scores)[0], 1]),
       'scores': scores,
     }
 
-  def _answer(self) -> _ServingModel:
-    finetuned = self._loaded.finetuned
-    find = answer_spans.AnswerFinder(
+  def _answer(self) -> ServingModel:
+    loaded = self._loaded
+    find = answer_finder.AnswerFinder(
       self._span_logits,
-      self._loaded.vocabulary,
+      loaded.vocabulary,
       seq_length=self._pack.seq_length,
-      query_length=finetuned.query_length,
-      doc_stride=finetuned.doc_stride,
-      max_answer_length=finetuned.max_answer_length,
-      null_score_threshold=finetuned.null_score_threshold,
+      query_length=loaded.query_length,
+      doc_stride=loaded.doc_stride,
+      max_answer_length=loaded.max_answer_length,
+      null_score_threshold=loaded.null_score_threshold,
     )
     signatures = {
       TEXT_SIGNATURE: _traced(
@@ -302,7 +423,7 @@ class _Builder:
         lambda **features: self._span_logits(features), _id_specs()
       ),
     }
-    return _ServingModel('answer', signatures, (self._vocabulary_asset,))
+    return ServingModel('answer', signatures, (self._vocabulary_asset,))
 
   def _span_logits(self, features: Tensors) -> Tensors:
     outputs = self._loaded.model(features, training=False)
@@ -314,10 +435,18 @@ class _Builder:
 
 _TASKS = {
   'pretraining': ('fill_mask', _Builder._fill_mask),
+  'generation': ('generate', _Builder._generate),
   'question_answering': ('answer', _Builder._answer),
   'classification': ('classify', _Builder._classify),
   'regression': ('classify', _Builder._classify),
 }
+
+
+def names_for(kind: str) -> tuple[str, ...]:
+  """Returns the names of the text-in models of a kind of trained model."""
+  name, _ = _TASKS[kind]
+  # Positions that see none after them describe no text.
+  return (name,) if kind == 'generation' else ('embeddings', name)
 
 
 def _traced(function, specs):
@@ -337,23 +466,6 @@ def _id_specs() -> dict[str, tf.TensorSpec]:
 
 def _scalar(name) -> tf.TensorSpec:
   return tf.TensorSpec([], tf.int32, name=name)
-
-
-def trim_padding(features: Tensors) -> Tensors:
-  """Cuts columns in which every row is padding.
-
-  Padding is never attended to, so outputs stay what they are; a batch of short
-  texts costs what its longest text needs.
-
-  Args:
-    features: the encoder's inputs, int32 [B, S].
-
-  Returns:
-    The same, int32 [B, T], T the length of the longest row.
-  """
-  lengths = tf.reduce_sum(features['input_mask'], axis=1)
-  longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
-  return {name: value[:, :longest] for name, value in features.items()}
 
 
 def mean_over_tokens(rows: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

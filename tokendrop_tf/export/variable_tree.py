@@ -5,13 +5,17 @@ of plain objects saves the weights alone, under the names that the Model Garden
 and `checkpoint_weights` look for.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tokendrop_tf.export import checkpoint_weights, load_model
+from tokendrop_tf.export import load_model
+from tokendrop_tf.weights import checkpoint_weights
 
 _TABLE = 'encoder/_token_importance/'
+# Weights with a row for every token.
+_OF_VOCABULARY = ('encoder/_embedding_layer/embeddings', 'masked_lm/bias')
 
 
 def exported_variables(
@@ -19,7 +23,8 @@ def exported_variables(
 ) -> dict[str, tf.Variable]:
   """Returns the weights of encoder and masked-LM head by name.
 
-  The importance table belongs to training and stays behind.
+  The importance table belongs to training and is not exported. Of a model that
+  states fewer rows for its vocabulary than it has, only so many are.
   """
   variables = checkpoint_weights.named_variables(loaded.encoder, 'encoder')
   if loaded.masked_lm is not None:
@@ -28,11 +33,25 @@ def exported_variables(
     variables |= {
       name: variable for name, variable in head.items() if variable is not table
     }
+  num_rows = loaded.model_config.vocab_size
+  for name in _OF_VOCABULARY:
+    if name in variables and variables[name].shape[0] > num_rows:
+      variables[name] = tf.Variable(variables[name][:num_rows])
   return {
     name: variable
     for name, variable in variables.items()
     if not name.startswith(_TABLE)
   }
+
+
+def trim_vocabulary(loaded: load_model.LoadedModel) -> load_model.LoadedModel:
+  """Returns a model that states no rows beyond those of its vocabulary."""
+  return dataclasses.replace(
+    loaded,
+    model_config=dataclasses.replace(
+      loaded.model_config, vocab_size=loaded.vocabulary.size
+    ),
+  )
 
 
 def add_tree(root, variables: Mapping[str, tf.Variable]) -> None:

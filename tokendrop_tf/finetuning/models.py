@@ -8,23 +8,29 @@ import tf_keras
 from official.nlp.modeling import models as garden_models
 
 from tokendrop_tf import encoder as encoder_lib
-from tokendrop_tf import loss_guard
 from tokendrop_tf.layers import random_seeds
+from tokendrop_tf.layers.dropout import dropout
+from tokendrop_tf.run import loss_guard
 
 ENCODER_INPUTS = ('input_word_ids', 'input_mask', 'input_type_ids')
 
 
 class _Guarded:
-  """What the runner expects of a model that it trains."""
+  """The attributes that the train step expects of a model."""
 
   @tf.__internal__.tracking.no_automatic_dependency_tracking
   def _create_guard(self):
-    self.first_nonfinite_step = loss_guard.create()
+    self.loss_guard = loss_guard.LossGuard()
 
   @property
   def encoder_network(self) -> encoder_lib.TokenDropBertEncoder:
     """The encoder."""
     return self._network
+
+  @property
+  def trained_variables(self) -> list[tf.Variable]:
+    """Trainable variables that the loss reaches; others must not decay."""
+    return self.trainable_variables
 
 
 class SentenceClassifier(_Guarded, garden_models.BertClassifier):
@@ -77,7 +83,7 @@ class SentenceClassifier(_Guarded, garden_models.BertClassifier):
       training=training,
       seed=seeds[0],
     )
-    pooled = random_seeds.dropout(
+    pooled = dropout(
       outputs['pooled_output'], self.classifier.dropout_rate, seeds[1]
     )
     return tf.cast(self.classifier.out_proj(pooled), tf.float32)
@@ -103,6 +109,13 @@ class SpanLabeler(_Guarded, garden_models.BertSpanLabeler):
       ),
     )
     self._create_guard()
+
+  @property
+  def trained_variables(self) -> list[tf.Variable]:
+    """All but the encoder's pooler, which spans do not read."""
+    pooler = self.encoder_network.pooler_layer.trainable_variables
+    unread = {id(variable) for variable in pooler}
+    return [v for v in self.trainable_variables if id(v) not in unread]
 
   def logits(
     self, inputs, training: bool = False, seed: tf.Tensor | None = None

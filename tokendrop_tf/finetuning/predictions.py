@@ -11,11 +11,11 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf import files
+from tokendrop_tf.config import finetuning_configs
 from tokendrop_tf.finetuning import (
-  configs,
+  gather_rows,
   question_task,
-  row_logits,
   sentence_data,
   squad_answers,
   squad_windows,
@@ -43,13 +43,13 @@ def write_predictions(task, model, strategy, model_dir) -> list[str]:
   Returns:
     The paths.
   """
-  is_glue = isinstance(task.task_config, configs.GlueTaskConfig)
-  files = (_label_files if is_glue else _answer_files)(task, model, strategy)
-  paths = [os.path.join(model_dir, FOLDER, name) for name in files]
+  is_glue = isinstance(task.task_config, finetuning_configs.GlueTaskConfig)
+  texts = (_label_files if is_glue else _answer_files)(task, model, strategy)
+  paths = [os.path.join(model_dir, FOLDER, name) for name in texts]
   if strategy.extended.should_save_summary:
-    for path, text in zip(paths, files.values()):
+    for path, text in zip(paths, texts.values()):
       tf.io.gfile.makedirs(os.path.dirname(path))
-      vocabulary_lib.write_whole_file(path, text)
+      files.write_whole_file(path, text)
   return paths
 
 
@@ -67,7 +67,7 @@ def _label_files(task, model, strategy):
   )
   files = {}
   for data, setting, name in sources:
-    if configs.has_source(data):
+    if finetuning_configs.has_source(data):
       texts = sentence_data.read_texts(data, config.glue, setting, False)
       logits = predict_logits(task, model, strategy, data, texts)
       files[name] = label_file(texts.indices, logits, config.glue)
@@ -75,7 +75,7 @@ def _label_files(task, model, strategy):
 
 
 def label_file(
-  indices: list[str], logits: np.ndarray, glue: configs.GlueConfig
+  indices: list[str], logits: np.ndarray, glue: finetuning_configs.GlueConfig
 ) -> str:
   """Returns the text of a GLUE submission.
 
@@ -108,7 +108,7 @@ def predict_logits(task, model, strategy, data, texts) -> np.ndarray:
   def step(batch):
     return batch['example_id'], model.logits(batch)
 
-  logits, _ = row_logits.gather(
+  logits, _ = gather_rows.gather(
     _run_over(strategy, maker.dataset, step),
     (texts.num_rows, task.num_classes),
     strategy,
@@ -121,7 +121,7 @@ def _answer_files(task, model, strategy):
   config, files = task.task_config, {}
   if task.last_answers is not None:
     files |= _files_of(task.last_answers, 'validation')
-  if configs.has_source(config.test_data):
+  if finetuning_configs.has_source(config.test_data):
     windows = squad_windows.windows_of(
       config.test_data, config.squad, config.vocabulary, 'squad.test_data'
     )
@@ -176,7 +176,7 @@ def _run_over(strategy, dataset_function, step):
 
   dataset = orbit.utils.make_distributed_dataset(strategy, batches)
 
-  @tf.function
+  @tf.function(autograph=False)
   def run(batch):
     return strategy.run(step, args=(batch,))
 

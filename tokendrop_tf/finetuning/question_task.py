@@ -1,4 +1,4 @@
-"""Question answering on the Model Garden's task.
+"""Question answering: answers as spans of a text.
 
 Letters: B batch of a replica, S sequence length, W windows.
 """
@@ -6,55 +6,39 @@ Letters: B batch of a replica, S sequence length, W windows.
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from official.core import base_task, task_factory
-from official.nlp.tasks import question_answering
+from official.core import task_factory
 
-from tokendrop_tf import init_weights
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.config import finetuning_configs
 from tokendrop_tf.finetuning import (
-  configs,
+  finetuning_task,
+  gather_rows,
   models,
-  row_logits,
   squad_answers,
   squad_windows,
-  step,
 )
 
 
-@task_factory.register_task_cls(configs.SquadTaskConfig)
-class QuestionTask(step.SeededStep, question_answering.QuestionAnsweringTask):
-  """Fine-tunes the encoder to find answers, always on full sequences.
+@task_factory.register_task_cls(finetuning_configs.SquadTaskConfig)
+class QuestionTask(finetuning_task.FinetuningTask):
+  """Fine-tunes the encoder to find answers.
 
   The Model Garden's task writes features to disk first; here windows are made
   in memory, from the same rules.
 
   Args:
-    params: `configs.SquadTaskConfig`, resolved.
+    params: `finetuning_configs.SquadTaskConfig`, complete.
   """
 
+  result_names = ('losses', 'start_logits', 'end_logits')
+
   def __init__(self, params, logging_dir=None, name=None):
-    # Past the Model Garden's own, which prepares its evaluation files.
-    base_task.Task.__init__(self, params, logging_dir=logging_dir, name=name)
-    self._vocabulary = vocabulary_lib.Vocabulary.from_file(
-      params.vocabulary.path, lower_case=params.vocabulary.lower_case
-    )
+    super().__init__(params, logging_dir=logging_dir, name=name)
     self.last_answers = None
 
-  @property
-  def vocabulary(self) -> vocabulary_lib.Vocabulary:
-    """The vocabulary that the model's ids refer to."""
-    return self._vocabulary
-
   def build_model(self) -> models.SpanLabeler:
-    config = self.task_config
-    encoder = step.build_encoder(config.model, self._vocabulary, config.seed)
-    return models.SpanLabeler(encoder, config.model.initializer_range)
-
-  def initialize(self, model):
-    """Loads the encoder of `init_checkpoint`, unless only its sizes count."""
-    source = self.task_config.init_checkpoint
-    if source and not self.task_config.finetuning.random_init:
-      init_weights.load_encoder(model.encoder_network, source)
+    return models.SpanLabeler(
+      self._build_encoder(), self.task_config.model.initializer_range
+    )
 
   def windows_of(self, data) -> squad_windows.Windows:
     """Returns the windows of a data section, made once."""
@@ -66,11 +50,15 @@ class QuestionTask(step.SeededStep, question_answering.QuestionAnsweringTask):
 
   def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
     return squad_windows.window_batches(
-      self.windows_of(params), self._vocabulary, params, input_context
+      self.windows_of(params),
+      self._vocabulary,
+      params,
+      input_context,
+      self._first_batch,
     )
 
-  def row_losses(self, inputs, model, training, seed=None):
-    """Returns the loss of every window, float32 [B], and the logits."""
+  def row_results(self, inputs, model, training, seed=None, branch=None):
+    """Returns the loss of every window, float32 [B], and logits, [B, S]."""
     start, end = model.logits(inputs, training=training, seed=seed)
     padding = (1.0 - tf.cast(inputs['input_mask'], tf.float32)) * -1e9
     losses = [
@@ -79,7 +67,11 @@ class QuestionTask(step.SeededStep, question_answering.QuestionAnsweringTask):
       )
       for name, logits in (('start_positions', start), ('end_positions', end))
     ]
-    return (losses[0] + losses[1]) / 2.0, (start, end)
+    return {
+      'losses': (losses[0] + losses[1]) / 2.0,
+      'start_logits': start,
+      'end_logits': end,
+    }
 
   def build_metrics(self, training=None):
     if not training:
@@ -89,12 +81,13 @@ class QuestionTask(step.SeededStep, question_answering.QuestionAnsweringTask):
       for name in ('start_position_accuracy', 'end_position_accuracy')
     ]
 
-  def update_metrics(self, metrics, inputs, logits):
+  def update_metrics(self, metrics, inputs, results):
     """Counts the hits of a training batch."""
-    labels = (inputs['start_positions'], inputs['end_positions'])
-    for metric, label, values in zip(metrics, labels, logits):
-      predictions = tf.argmax(values, axis=-1, output_type=tf.int32)
-      metric.update_state(tf.equal(predictions, label))
+    for metric, end in zip(metrics, ('start', 'end')):
+      predictions = tf.argmax(
+        results[f'{end}_logits'], axis=-1, output_type=tf.int32
+      )
+      metric.update_state(tf.equal(predictions, inputs[f'{end}_positions']))
 
   def validation_step(self, inputs, model, metrics=None):
     """Returns the logits of this replica's windows, with their numbers."""
@@ -140,7 +133,7 @@ def stack_logits(parts, windows, config, strategy):
     config: the task section.
     strategy: the strategy that the workers share.
   """
-  logits, _ = row_logits.gather(
+  logits, _ = gather_rows.gather(
     ((ids, np.stack(both, axis=1)) for ids, *both in parts),
     (windows.num_windows, 2, config.validation_data.seq_length),
     strategy,

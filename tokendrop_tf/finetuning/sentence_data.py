@@ -1,4 +1,4 @@
-"""Batches of tokenised sentences and pairs, made while training.
+"""Batches of tokenized sentences and pairs, made while training.
 
 Letters: N rows, B batch of a replica, S sequence length.
 """
@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import configs, text_inputs
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.finetuning import batches, glue_tasks, table_files
-from tokendrop_tf.finetuning import configs as finetuning_configs
+from tokendrop_tf.config import configs, finetuning_configs, glue_tasks
+from tokendrop_tf.finetuning import batches, table_files
+from tokendrop_tf.text import text_to_ids
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 
 def task_of(glue: finetuning_configs.GlueConfig) -> glue_tasks.GlueTask:
@@ -36,13 +36,7 @@ def read_texts(
 ) -> table_files.LabelledTexts:
   """Reads what a data section names; see `table_files.read`."""
   return table_files.read(
-    str(data.input_path),
-    layout_of(glue),
-    setting,
-    needs_labels,
-    tfds_name=data.tfds_name,
-    tfds_split=data.tfds_split,
-    tfds_data_dir=data.tfds_data_dir,
+    table_files.Source.of(data), layout_of(glue), setting, needs_labels
   )
 
 
@@ -72,27 +66,13 @@ class SentenceBatches:
   data: finetuning_configs.TextDataConfig
 
   def dataset(
-    self, context: tf.distribute.InputContext | None = None
+    self,
+    context: tf.distribute.InputContext | None = None,
+    first_batch: int = 0,
   ) -> tf.data.Dataset:
-    """Returns the batches of one pipeline."""
-    rows_to_batch = self._rows_to_batch()
-    if self.data.is_training:
-      return batches.training_batches(
-        self.texts.num_rows,
-        self.data.global_batch_size,
-        self.data.seed,
-        rows_to_batch,
-        context,
-      )
-    return batches.evaluation_batches(
-      self.texts.num_rows, self.data.global_batch_size, rows_to_batch, context
-    )
-
-  def _rows_to_batch(self):
-    words = vocabulary_lib.Vocabulary.from_file(
-      self.vocabulary.path, self.vocabulary.lower_case
-    )
-    packer = text_inputs.TextPacker(words, self.data.seq_length)
+    """Returns the batches of one pipeline; see `batches.make_batches`."""
+    words = vocabulary_lib.Vocabulary.of(self.vocabulary)
+    packer = text_to_ids.TextPacker(words, self.data.seq_length)
     columns = [tf.constant(self.texts.texts)]
     if self.texts.pair_texts is not None:
       columns.append(tf.constant(self.texts.pair_texts))
@@ -102,12 +82,9 @@ class SentenceBatches:
     labels = tf.constant(labels)
 
     def rows_to_batch(rows):
-      places = tf.maximum(rows, 0)
-      batch = dict(packer(*[tf.gather(column, places) for column in columns]))
-      if self.data.trim_padding:
-        batch = batches.trim_padding(batch)
-      batch['example_id'] = rows
-      batch['label_ids'] = tf.gather(labels, places)
-      return batch
+      features = packer(*[tf.gather(column, rows) for column in columns])
+      return {**features, 'label_ids': tf.gather(labels, rows)}
 
-    return rows_to_batch
+    return batches.make_batches(
+      self.data, self.texts.num_rows, rows_to_batch, context, first_batch
+    )

@@ -1,4 +1,4 @@
-"""Sentence classification and regression on the Model Garden's task.
+"""Sentence classification and regression.
 
 Letters: B batch of a replica, S sequence length, C classes, N rows.
 """
@@ -9,41 +9,29 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from official.core import task_factory
-from official.nlp.tasks import sentence_prediction
 
-from tokendrop_tf import init_weights
-from tokendrop_tf.data import vocabulary as vocabulary_lib
+from tokendrop_tf.config import finetuning_configs
 from tokendrop_tf.finetuning import (
-  configs,
+  finetuning_task,
+  gather_rows,
   models,
-  row_logits,
   scores,
   sentence_data,
-  step,
   table_files,
 )
 
 MISMATCHED = 'mismatched'
 
 
-@task_factory.register_task_cls(configs.GlueTaskConfig)
-class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
-  """Fine-tunes the encoder on single texts or pairs, always on full sequences.
+@task_factory.register_task_cls(finetuning_configs.GlueTaskConfig)
+class SentenceTask(finetuning_task.FinetuningTask):
+  """Fine-tunes the encoder on single texts or pairs.
 
   Args:
-    params: `configs.GlueTaskConfig`, resolved.
+    params: `finetuning_configs.GlueTaskConfig`, complete.
   """
 
-  def __init__(self, params, logging_dir=None, name=None):
-    super().__init__(params, logging_dir=logging_dir, name=name)
-    self._vocabulary = vocabulary_lib.Vocabulary.from_file(
-      params.vocabulary.path, lower_case=params.vocabulary.lower_case
-    )
-
-  @property
-  def vocabulary(self) -> vocabulary_lib.Vocabulary:
-    """The vocabulary that the model's ids refer to."""
-    return self._vocabulary
+  result_names = ('losses', 'logits')
 
   @property
   def num_classes(self) -> int:
@@ -51,26 +39,19 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
     return num_classes(self.task_config.glue)
 
   def build_model(self) -> models.SentenceClassifier:
-    config = self.task_config
-    encoder = step.build_encoder(config.model, self._vocabulary, config.seed)
+    model = self.task_config.model
     return models.SentenceClassifier(
-      encoder,
+      self._build_encoder(),
       self.num_classes,
-      config.model.initializer_range,
-      config.model.dropout_rate,
+      model.initializer_range,
+      model.dropout_rate,
     )
-
-  def initialize(self, model):
-    """Loads the encoder of `init_checkpoint`, unless only its sizes count."""
-    source = self.task_config.init_checkpoint
-    if source and not self.task_config.finetuning.random_init:
-      init_weights.load_encoder(model.encoder_network, source)
 
   def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
     """Returns batches; those of validation hold both sets of MNLI."""
     return sentence_data.SentenceBatches(
       self.texts_of(params), self.task_config.vocabulary, params
-    ).dataset(input_context)
+    ).dataset(input_context, self._first_batch)
 
   def texts_of(self, data, needs_labels=True) -> table_files.LabelledTexts:
     """Reads a data section; that of validation with the mismatched set."""
@@ -88,7 +69,7 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
       config.validation_data, config.glue, 'glue.validation_data'
     )
     self._num_matched = texts.num_rows
-    if not configs.has_source(config.mismatched_validation_data):
+    if not finetuning_configs.has_source(config.mismatched_validation_data):
       return texts
     return table_files.concatenate(
       texts,
@@ -99,16 +80,17 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
       ),
     )
 
-  def row_losses(self, inputs, model, training, seed=None):
-    """Returns the loss of every row, float32 [B], and the logits [B, C]."""
+  def row_results(self, inputs, model, training, seed=None, branch=None):
+    """Returns losses, float32 [B], and logits, [B, C]."""
     logits = model.logits(inputs, training=training, seed=seed)
     labels = inputs['label_ids']
     if self.task_config.glue.is_regression:
-      return tf.square(logits[:, 0] - labels), logits
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-      labels=labels, logits=logits
-    )
-    return losses, logits
+      losses = tf.square(logits[:, 0] - labels)
+    else:
+      losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=logits
+      )
+    return {'losses': losses, 'logits': logits}
 
   def build_metrics(self, training=None):
     if not training:
@@ -117,19 +99,19 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
       return []
     return [tf_keras.metrics.Mean(name='cls_accuracy', dtype=tf.float32)]
 
-  def update_metrics(self, metrics, inputs, logits):
+  def update_metrics(self, metrics, inputs, results):
     """Counts the hits of a training batch."""
     for metric in metrics:
-      predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)
+      predictions = tf.argmax(results['logits'], axis=-1, output_type=tf.int32)
       metric.update_state(tf.equal(predictions, inputs['label_ids']))
 
   def validation_step(self, inputs, model, metrics=None):
     """Returns the logits of this replica's rows, with their numbers."""
-    losses, logits = self.row_losses(inputs, model, False)
+    results = self.row_results(inputs, model, training=False)
     is_row = tf.cast(inputs['example_id'] >= 0, tf.float32)
     for metric in metrics or ():
-      metric.update_state(losses, is_row)
-    return {'example_id': inputs['example_id'], 'logits': logits}
+      metric.update_state(results['losses'], is_row)
+    return {'example_id': inputs['example_id'], 'logits': results['logits']}
 
   def aggregate_logs(self, state=None, step_outputs=None):
     """Collects numbers [n] and logits [n, C] of this worker's rows."""
@@ -142,7 +124,7 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
     """Returns the scores of all workers' rows; the second set has a suffix."""
     del global_step
     texts = self._validation_texts
-    logits, is_there = row_logits.gather(
+    logits, is_there = gather_rows.gather(
       aggregated_logs,
       (texts.num_rows, self.num_classes),
       tf.distribute.get_strategy(),
@@ -164,6 +146,6 @@ class SentenceTask(step.SeededStep, sentence_prediction.SentencePredictionTask):
     )
 
 
-def num_classes(glue: configs.GlueConfig) -> int:
+def num_classes(glue: finetuning_configs.GlueConfig) -> int:
   """Returns C, 1 for regression."""
   return 1 if glue.is_regression else len(glue.label_names)

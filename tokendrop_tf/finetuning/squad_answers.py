@@ -7,11 +7,16 @@ import collections
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 from official.nlp.tools import squad_evaluate_v1_1, squad_evaluate_v2_0
 
-from tokendrop_tf.finetuning import configs, squad_windows
+from tokendrop_tf.config import finetuning_configs
+from tokendrop_tf.finetuning import (
+  answer_spans,
+  squad_windows,
+)
 
-# What stands where no logit may be chosen.
+# Below every score of logits that a model computed.
 _NEVER = -1e30
 _WINDOWS_PER_STEP = 1024
 
@@ -49,7 +54,7 @@ def find_answers(
   windows: squad_windows.Windows,
   start_logits: np.ndarray,
   end_logits: np.ndarray,
-  squad: configs.SquadConfig,
+  squad: finetuning_configs.SquadConfig,
 ) -> Answers:
   """Returns the best spans of every question over all its windows.
 
@@ -68,86 +73,53 @@ def find_answers(
   """
   null_scores = start_logits[:, 0] + end_logits[:, 0]
   by_question = collections.defaultdict(list)
-  for first in range(0, windows.num_windows, _WINDOWS_PER_STEP):
-    some = slice(first, min(first + _WINDOWS_PER_STEP, windows.num_windows))
+  for rows in _whole_questions(windows.question):
     for candidate in _window_candidates(
-      windows, start_logits[some], end_logits[some], first, squad
+      windows, start_logits[rows], end_logits[rows], rows, squad
     ):
       by_question[int(windows.question[candidate.window])].append(candidate)
   lowest_null = _lowest_null(windows, null_scores)
   return _collect(windows, by_question, lowest_null, squad)
 
 
-def _window_candidates(windows, start_logits, end_logits, first, squad):
+def _whole_questions(question):
+  """Yields slices of about `_WINDOWS_PER_STEP` windows, of whole questions."""
+  begin = 0
+  while begin < len(question):
+    last = question[min(begin + _WINDOWS_PER_STEP, len(question)) - 1]
+    end = int(np.searchsorted(question, last, side='right'))
+    yield slice(begin, end)
+    begin = end
+
+
+def _window_candidates(windows, start_logits, end_logits, rows, squad):
   """Yields the n best spans of every window, in order of window and score."""
-  rows = np.arange(first, first + len(start_logits))
-  places = np.arange(start_logits.shape[1])[np.newaxis]
-  shift = windows.query_length[rows, np.newaxis] + 2
-  token = places - shift  # place in the window
-  inside = (token >= 0) & (token < windows.length[rows, np.newaxis])
-  can_start = inside & _has_most_context(windows, rows, token)
-  n = min(squad.n_best_size, start_logits.shape[1])
-  starts, start_values = _top(np.where(can_start, start_logits, _NEVER), n)
-  ends, end_values = _top(np.where(inside, end_logits, _NEVER), n)
-  span = ends[:, np.newaxis, :] - starts[:, :, np.newaxis]  # [W, n, n]
-  scores = start_values[:, :, np.newaxis] + end_values[:, np.newaxis, :]
-  is_span = (span >= 0) & (span < squad.max_answer_length)
-  is_span &= (start_values > _NEVER / 2)[:, :, np.newaxis]
-  is_span &= (end_values > _NEVER / 2)[:, np.newaxis, :]
-  scores = np.where(is_span, scores, _NEVER).reshape(len(rows), -1)
-  best, values = _top(scores, n)
-  for row in range(len(rows)):
-    for place, value in zip(best[row], values[row]):
-      if value <= _NEVER / 2:
-        break
-      i, j = divmod(int(place), n)
-      yield _Candidate(
-        float(value),
-        float(start_values[row, i]),
-        float(end_values[row, j]),
-        int(rows[row]),
-        int(starts[row, i] - shift[row, 0]),
-        int(ends[row, j] - shift[row, 0]),
-      )
-
-
-def _top(values, n):
-  """Returns places and values of the n highest of every row; ties in order."""
-  places = np.argsort(-values, axis=1, kind='stable')[:, :n]
-  return places, np.take_along_axis(values, places, axis=1)
-
-
-def _has_most_context(windows, rows, token):
-  """Whether no other window shows a token with more context, [W, S].
-
-  A token has as much context as there are tokens on its poorer side, and a
-  hundredth of the window's length on top; of equals the first window wins.
-  """
-  begin, length = windows.begin, windows.length
-  at = begin[rows, np.newaxis] + token  # place in the paragraph
-  mine = _context(at, begin[rows, np.newaxis], length[rows, np.newaxis])
-  result = np.ones(at.shape, bool)
-  question = windows.question
-  most = int(np.max(np.bincount(question - question.min())))
-  for distance in range(1, most):
-    for other, wins in (
-      (rows - distance, np.greater_equal),
-      (rows + distance, np.greater),
-    ):
-      is_same = (other >= 0) & (other < len(question))
-      other = np.clip(other, 0, len(question) - 1)
-      is_same &= question[other] == question[rows]
-      theirs = _context(at, begin[other, np.newaxis], length[other, np.newaxis])
-      result &= ~(is_same[:, np.newaxis] & wins(theirs, mine))
-  return result
-
-
-def _context(at, begin, length):
-  """Returns the context of places in a window; -1 outside of it."""
-  left = at - begin
-  right = begin + length - 1 - at
-  inside = (left >= 0) & (right >= 0)
-  return np.where(inside, np.minimum(left, right) + 0.01 * length, -1.0)
+  _, example = np.unique(windows.question[rows], return_inverse=True)
+  is_start = answer_spans.most_context(
+    answer_spans.Windows(
+      tf.constant(example, tf.int32),
+      tf.constant(windows.begin[rows]),
+      tf.constant(windows.length[rows]),
+    )
+  )
+  spans = answer_spans.best_spans(
+    tf.constant(start_logits),
+    tf.constant(end_logits),
+    tf.constant(windows.query_length[rows] + 2),
+    is_start,
+    squad.max_answer_length,
+    squad.n_best_size,
+  )
+  first, last, start, end, score, _ = (field.numpy() for field in spans)
+  for row, place in zip(*np.nonzero(score > _NEVER)):
+    yield _Candidate(
+      float(score[row, place]),
+      float(start[row, place]),
+      float(end[row, place]),
+      rows.start + int(row),
+      int(first[row, place]),
+      int(last[row, place]),
+    )
 
 
 def _lowest_null(windows, null_scores):

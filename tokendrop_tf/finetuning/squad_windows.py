@@ -1,7 +1,7 @@
-"""Cuts paragraphs into windows that fit a sequence, and finds answers in them.
+"""Windows of SQuAD's paragraphs that fit into a sequence, with their answers.
 
 A window is `[CLS] question [SEP] part of the paragraph [SEP]`. Paragraphs are
-tokenised once, with the byte offsets of every token, so that answers map to
+tokenized once, with the byte offsets of every token, so that answers map to
 characters and back exactly; windows are rows of numbers, and become ids only in
 the batch.
 
@@ -14,10 +14,13 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tokendrop_tf import configs
-from tokendrop_tf.data import vocabulary as vocabulary_lib
-from tokendrop_tf.finetuning import batches, squad_files
-from tokendrop_tf.finetuning import configs as finetuning_configs
+from tokendrop_tf.config import configs, finetuning_configs
+from tokendrop_tf.finetuning import (
+  answer_spans,
+  batches,
+  squad_files,
+)
+from tokendrop_tf.text import vocabulary as vocabulary_lib
 
 _TEXTS_PER_STEP = 2048
 
@@ -128,6 +131,7 @@ def make_windows(
   doc_stride: int,
   query_length: int,
   is_training: bool,
+  needs_answers: bool = False,
 ) -> Windows:
   """Reads files and cuts them into windows; the same call does it once.
 
@@ -141,9 +145,10 @@ def make_windows(
     doc_stride: tokens from the start of a window to that of the next.
     query_length: tokens kept of a question.
     is_training: finds the first answer of every question; one that is not in
-      its paragraph counts as lost, and its windows are left out.
+      its paragraph counts as lost, and its windows are omitted.
+    needs_answers: as in `squad_files.read`.
   """
-  data = squad_files.read(input_path, version, setting)
+  data = squad_files.read(input_path, version, setting, needs_answers)
   words = vocabulary_lib.Vocabulary.from_file(vocabulary_path, lower_case)
   contexts = tokenize(data.contexts, words)
   questions = tokenize([question.text for question in data.questions], words)
@@ -159,7 +164,10 @@ def windows_of(
   vocabulary: configs.VocabularyConfig,
   setting: str,
 ) -> Windows:
-  """Returns the windows of a data section; see `make_windows`."""
+  """Returns the windows of a data section; see `make_windows`.
+
+  Questions of `squad.validation_data` need answers.
+  """
   return make_windows(
     str(data.input_path),
     squad.version,
@@ -170,6 +178,7 @@ def windows_of(
     squad.doc_stride,
     squad.query_length,
     data.is_training,
+    needs_answers=setting.endswith('validation_data'),
   )
 
 
@@ -217,20 +226,16 @@ def _token_span(context, tokens, text, first):
 def _cut(data, contexts, questions, spans, seq_length, stride, max_query):
   context_of = np.array([q.context_index for q in data.questions], np.int64)
   query_lengths = np.minimum(questions.lengths, max_query)
-  rooms = seq_length - 3 - query_lengths
-  lengths = contexts.lengths[context_of]
-  counts = 1 + np.maximum(0, -(-(lengths - rooms) // stride))
+  cut = answer_spans.cut_windows(
+    query_lengths, contexts.lengths[context_of], seq_length, stride
+  )
+  question, begin, length = (column.numpy() for column in cut)
   num_lost = 0
   if spans is not None:
     is_lost = spans[:, 0] == -2
-    counts = np.where(is_lost, 0, counts)
+    kept = ~is_lost[question]
+    question, begin, length = question[kept], begin[kept], length[kept]
     num_lost = int(is_lost.sum())
-  question = np.repeat(np.arange(len(counts)), counts)
-  within = np.arange(len(question)) - np.repeat(
-    np.cumsum(counts) - counts, counts
-  )
-  begin = within * stride
-  length = np.minimum(rooms[question], lengths[question] - begin)
   start, end = _places(
     spans, question, begin, length, query_lengths[question] + 2
   )
@@ -238,9 +243,9 @@ def _cut(data, contexts, questions, spans, seq_length, stride, max_query):
     data=data,
     contexts=contexts,
     questions=questions,
-    question=question.astype(np.int32),
-    begin=begin.astype(np.int32),
-    length=length.astype(np.int32),
+    question=question,
+    begin=begin,
+    length=length,
     query_length=query_lengths[question].astype(np.int32),
     start=start.astype(np.int32),
     end=end.astype(np.int32),
@@ -249,7 +254,7 @@ def _cut(data, contexts, questions, spans, seq_length, stride, max_query):
 
 
 def _places(spans, question, begin, length, shift):
-  """Returns the answers' places in the sequences, 0 where there is none."""
+  """Returns the answers' places in the sequences, 0 without one."""
   if spans is None:
     return np.zeros_like(begin), np.zeros_like(begin)
   first, last = spans[question].T
@@ -265,6 +270,7 @@ def window_batches(
   vocabulary: vocabulary_lib.Vocabulary,
   data: finetuning_configs.TextDataConfig,
   context: tf.distribute.InputContext | None = None,
+  first_batch: int = 0,
 ) -> tf.data.Dataset:
   """Returns batches of windows.
 
@@ -277,18 +283,14 @@ def window_batches(
     vocabulary: the vocabulary of their ids.
     data: batch size, S and seed.
     context: the part of a distributed job that this pipeline feeds.
+    first_batch: of training data, number of batches read by an earlier run.
   """
-  rows_to_batch = _Assembler(windows, vocabulary, data)
-  if data.is_training:
-    return batches.training_batches(
-      windows.num_windows,
-      data.global_batch_size,
-      data.seed,
-      rows_to_batch,
-      context,
-    )
-  return batches.evaluation_batches(
-    windows.num_windows, data.global_batch_size, rows_to_batch, context
+  return batches.make_batches(
+    data,
+    windows.num_windows,
+    _Assembler(windows, vocabulary, data.seq_length),
+    context,
+    first_batch,
   )
 
 
@@ -298,12 +300,12 @@ class _Assembler:
   Args:
     windows: the windows.
     vocabulary: the vocabulary.
-    data: S, and whether padding is trimmed.
+    seq_length: S.
   """
 
-  def __init__(self, windows, vocabulary, data):
+  def __init__(self, windows, vocabulary, seq_length):
     self._vocabulary = vocabulary
-    self._data = data
+    self._seq_length = seq_length
     question, context = windows.question, windows.context
     self._context_ids = tf.constant(_padded(windows.contexts.ids))
     self._question_ids = tf.constant(_padded(windows.questions.ids))
@@ -322,24 +324,22 @@ class _Assembler:
 
   def __call__(self, rows):
     """int64 [B] numbers of windows -> features."""
-    places = tf.maximum(rows, 0)
     column = {
-      name: tf.gather(values, places) for name, values in self._columns.items()
+      name: tf.gather(values, rows) for name, values in self._columns.items()
     }
-    batch = self._sequences(
+    sequences = self._sequences(
       {name: values[:, tf.newaxis] for name, values in column.items()}
     )
-    if self._data.trim_padding:
-      batch = batches.trim_padding(batch)
-    batch['example_id'] = rows
-    batch['start_positions'] = column['start']
-    batch['end_positions'] = column['end']
-    return batch
+    return {
+      **sequences,
+      'start_positions': column['start'],
+      'end_positions': column['end'],
+    }
 
   def _sequences(self, column):
     """[CLS] question [SEP] window [SEP] [PAD] ..., int32 [B, S] each."""
     words = self._vocabulary
-    place = tf.range(self._data.seq_length)[tf.newaxis]  # [1, S]
+    place = tf.range(self._seq_length)[tf.newaxis]  # [1, S]
     first_sep = column['query_length'] + 1  # [B, 1]
     last_sep = first_sep + 1 + column['length']
     in_question = (place >= 1) & (place < first_sep)

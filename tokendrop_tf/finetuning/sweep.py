@@ -6,15 +6,15 @@
     --gin_params="VALIDATION_DATA = 'RTE/dev.tsv'" \\
     --learning_rates=1e-4,3e-4,1e-3 --seeds=0,1,2,3,4
 
-Every run is one of tokendrop_tf.train in a folder of its own; a run that has
-finished is not repeated, so the same command goes on after an interruption. The
+Every run is one of tokendrop_tf.train in a separate folder; a finished run is
+not repeated, so the same command resumes after an interruption. The
 table, medians over seeds, is printed and lies with all figures in
 sweep.json.
 """
 
 import concurrent.futures
 import dataclasses
-import json
+import functools
 import os
 import shutil
 import statistics
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 
-from tokendrop_tf import command_line, errors
+from tokendrop_tf import command_line, errors, files
 
 SWEEP_FILE = 'sweep.json'
 TABLE_FILE = 'sweep.md'
@@ -34,7 +34,7 @@ _WEIGHTS = ('ckpt-', 'checkpoint')
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training of a sweep.
+  """One run of a sweep.
 
   Attributes:
     learning_rate: peak rate, as it was written.
@@ -48,10 +48,8 @@ class Run:
 
   def results(self) -> dict | None:
     """Returns `results.json` if the run has finished, else `None`."""
-    try:
-      with open(os.path.join(self.folder, RESULTS_FILE)) as file:
-        results = json.load(file)
-    except (OSError, ValueError):
+    results = files.read_json_if_valid(os.path.join(self.folder, RESULTS_FILE))
+    if results is None:
       return None
     finished = results['last']['step'] >= results['train_steps']
     return results if finished else None
@@ -59,7 +57,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What all seeds of one learning rate came to.
+  """The results of all seeds of one learning rate.
 
   Attributes:
     learning_rate: the rate.
@@ -131,12 +129,11 @@ def parse_flags(arguments):
   parser.add_argument(
     '--seeds', default='0,1,2,3,4', help='Seeds (default: %(default)s).'
   )
-  parser.add_argument(
+  parser.add_number(
     '--processes',
-    type=int,
-    default=1,
-    help='Runs at a time, each with its share of the cores '
-    '(default: %(default)s).',
+    1,
+    'Runs at a time, each with its share of the cores.',
+    least=1,
   )
   parser.add_argument(
     '--keep_weights',
@@ -148,11 +145,6 @@ def parse_flags(arguments):
     '--learning_rates', flags.learning_rates, float
   )
   flags.seeds = [int(seed) for seed in _numbers('--seeds', flags.seeds, int)]
-  if flags.processes < 1:
-    raise errors.ConfigurationError(
-      f'--processes must be at least 1. Received: {flags.processes}. Pass '
-      'another --processes.'
-    )
   return flags
 
 
@@ -195,11 +187,10 @@ def check_settings(flags):
   path = os.path.join(flags.output_dir, 'settings.json')
   if not os.path.exists(path):
     return
-  with open(path) as file:
-    old = json.load(file)
+  old = files.read_json_object(path)
   if old != _settings(flags):
     raise errors.ConfigurationError(
-      'A sweep goes on only with the settings it began with. Received: '
+      'A sweep resumes only with the settings that it began with. Received: '
       f'{_settings(flags)}, where {flags.output_dir} has {old}. Pass another '
       '--output_dir.'
     )
@@ -208,9 +199,8 @@ def check_settings(flags):
 def save_settings(flags):
   """Writes what all runs have in common."""
   os.makedirs(flags.output_dir, exist_ok=True)
-  _write(
-    os.path.join(flags.output_dir, 'settings.json'),
-    json.dumps(_settings(flags), indent=2) + '\n',
+  files.write_json(
+    os.path.join(flags.output_dir, 'settings.json'), _settings(flags)
   )
 
 
@@ -247,7 +237,7 @@ def run_all(runs, flags):
 
 
 def _run_one(run, flags, children, stop):
-  """Runs one training in a process of its own and shows its main metric."""
+  """Runs one training process and shows its main metric."""
   os.makedirs(run.folder, exist_ok=True)
   with open(os.path.join(run.folder, LOG_FILE), 'w') as log:
     child = subprocess.Popen(
@@ -383,23 +373,13 @@ def write_results(output_dir, rows, facts, text):
     }
     for row in rows
   ]
-  _write(
-    os.path.join(output_dir, SWEEP_FILE),
-    json.dumps({**facts, 'learning_rates': entries}, indent=2) + '\n',
+  files.write_json(
+    os.path.join(output_dir, SWEEP_FILE), {**facts, 'learning_rates': entries}
   )
-  _write(os.path.join(output_dir, TABLE_FILE), text + '\n')
+  files.write_whole_file(os.path.join(output_dir, TABLE_FILE), text + '\n')
 
 
-def _write(path, text):
-  temporary = f'{path}.writing-{os.getpid()}'
-  with open(temporary, 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(temporary, path)
-
-
-def console_main():
-  """Entry point of the installed command."""
-  command_line.run_main(main)
+console_main = functools.partial(command_line.run_main, main)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Reads labelled texts: TSV as GLUE distributes it, JSONL, and TFDS.
+"""Labelled texts from TSV as GLUE distributes it, JSONL and TFDS.
 
 TSV is split at tabs and line feeds and nothing else: quotes mean nothing, a
 byte order mark and carriage returns are dropped. `.gz` is unpacked.
@@ -8,26 +8,31 @@ import dataclasses
 import functools
 import json
 import math
+import re
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from tokendrop_tf import errors
-from tokendrop_tf.data import text_files
-from tokendrop_tf.finetuning import glue_tasks
+from tokendrop_tf.config import finetuning_configs, glue_tasks
+from tokendrop_tf.data.read import text_files, tfds_builder
 
 _MAX_LABELS = 200
-_BYTE_ORDER_MARK = '\ufeff'
+_NO_LABEL = ('', 'nan', 'NaN')
+_WHOLE_NUMBER = re.compile(r'-?\d+(\.0+)?')
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Which columns to read, and what a label may be.
+  """The columns to read, and the labels that may occur.
 
   Attributes:
     task: columns and their alternatives.
     is_regression: whether labels are numbers.
-    skip_malformed: whether rows with another number of columns are left out
-      instead of refused.
+    skip_malformed: whether rows that cannot be used are omitted and counted
+      instead of refused: with another number of columns, without a label, with
+      half a character.
   """
 
   task: glue_tasks.GlueTask
@@ -44,7 +49,7 @@ class LabelledTexts:
     pair_texts: the second texts, or `None`.
     labels: int32 [N] ids, or float32 [N] numbers; `None` without labels.
     indices: what names a row in a prediction file, list of str [N].
-    num_skipped: malformed rows that were left out.
+    num_skipped: malformed rows that were omitted.
   """
 
   texts: list[bytes]
@@ -58,58 +63,60 @@ class LabelledTexts:
     return len(self.texts)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-  """Texts of the wanted columns, with the place of every row for messages."""
+class Source(NamedTuple):
+  """A place that rows come from.
 
-  texts: list[str]
-  pairs: list[str] | None
-  labels: list[str] | None
-  indices: list[str] | None
-  places: list[str]
-  num_skipped: int = 0
+  Attributes:
+    input_path: comma-separated files and globs: `.tsv`, `.txt`, `.jsonl`, each
+      also with `.gz`; '' where `tfds_name` is set.
+    tfds_name: name of a TFDS data set.
+    tfds_split: split of it.
+    tfds_data_dir: folder of TFDS data sets; '' is TFDS's own default.
+  """
+
+  input_path: str = ''
+  tfds_name: str = ''
+  tfds_split: str = ''
+  tfds_data_dir: str = ''
+
+  @classmethod
+  def of(cls, data: finetuning_configs.TextDataConfig) -> 'Source':
+    """Returns the source that a data section names."""
+    values = {name: getattr(data, name) for name in cls._fields}
+    return cls(**(values | {'input_path': str(data.input_path)}))
 
 
 def read(
-  source: str,
-  layout: Layout,
-  setting: str,
-  needs_labels: bool = True,
-  tfds_name: str = '',
-  tfds_split: str = '',
-  tfds_data_dir: str = '',
+  source: Source, layout: Layout, setting: str, needs_labels: bool = True
 ) -> LabelledTexts:
   """Reads all rows of a source.
 
   Args:
-    source: comma-separated files and globs: `.tsv`, `.txt`, `.jsonl`, each also
-      with `.gz`; '' where `tfds_name` is set.
+    source: where they come from.
     layout: columns and labels.
     setting: name of the setting that gave the source, for messages.
     needs_labels: whether a source without labels is refused.
-    tfds_name: name of a TFDS data set.
-    tfds_split: split of it.
-    tfds_data_dir: folder of TFDS data sets; '' is TFDS's own default.
 
   Raises:
     errors.DataError: naming file and line, for what cannot be used.
 
   Example:
     layout = Layout(glue_tasks.TASKS['rte'])
-    read('rte/dev.tsv', layout, 'glue.validation_data').num_rows  # 277
+    read(Source('rte/dev.tsv'), layout, 'glue.validation_data').num_rows  # 277
   """
-  rows = _read_rows(
-    source, layout, setting, needs_labels, tfds_name, tfds_split, tfds_data_dir
-  )
-  labels = None
-  if needs_labels:
-    labels = _label_ids(rows, layout, setting)
+  table, num_skipped = _read_table(source, layout, setting, needs_labels)
+
+  def encoded(role):
+    return [text.encode() for text in table[role]] if role in table else None
+
   return LabelledTexts(
-    texts=[text.encode() for text in rows.texts],
-    pair_texts=rows.pairs and [text.encode() for text in rows.pairs],
-    labels=labels,
-    indices=rows.indices or [str(n) for n in range(len(rows.texts))],
-    num_skipped=rows.num_skipped,
+    texts=encoded('text'),
+    pair_texts=encoded('pair'),
+    labels=_label_ids(table['label'], layout, setting)
+    if needs_labels
+    else None,
+    indices=list(table['index']),
+    num_skipped=num_skipped,
   )
 
 
@@ -127,27 +134,29 @@ def concatenate(first: LabelledTexts, second: LabelledTexts) -> LabelledTexts:
   )
 
 
-def distinct_labels(source, layout, setting, **tfds) -> tuple[str, ...]:
+def distinct_labels(
+  source: Source, layout: Layout, setting: str
+) -> tuple[str, ...]:
   """Returns the labels that occur in a source, sorted (numbers by value).
+
+  A number is one label however it is spelt, as 1 or 1.0; the shortest spelling
+  that occurs names it.
 
   Raises:
     errors.DataError: as `read`, or for one label or too many.
   """
-  rows = _read_rows(source, layout, setting, True, **_tfds(**tfds))
-  names = sorted(set(rows.labels), key=_label_order)
+  table, _ = _read_table(source, layout, setting, True)
+  spellings = {}
+  for text in sorted(table['label'].unique(), key=len):
+    spellings.setdefault(_label_key(text), text)
+  names = sorted(spellings.values(), key=_label_order)
   if not 2 <= len(names) <= _MAX_LABELS:
     raise errors.DataError(
       f'A classification needs 2 to {_MAX_LABELS} different labels. Received: '
-      f'{len(names)} in {source or tfds["tfds_name"]}. Set glue.label_column, '
-      'glue.label_names, or glue.is_regression.'
+      f'{len(names)} in {source.input_path or source.tfds_name}. Set '
+      'glue.label_column, glue.label_names, or glue.is_regression.'
     )
   return tuple(names)
-
-
-def _tfds(tfds_name='', tfds_split='', tfds_data_dir=''):
-  return dict(
-    tfds_name=tfds_name, tfds_split=tfds_split, tfds_data_dir=tfds_data_dir
-  )
 
 
 def _label_order(name):
@@ -157,131 +166,194 @@ def _label_order(name):
     return (1, 0.0, name)
 
 
+def _label_key(text: str) -> str:
+  """Returns '1' for '1.0' and '1', and any other text as it is."""
+  is_whole = _WHOLE_NUMBER.fullmatch(text)
+  return text.split('.')[0] if is_whole else text
+
+
 @functools.lru_cache(maxsize=16)
-def _read_rows(
-  source, layout, setting, needs_labels, tfds_name, tfds_split, tfds_data_dir
-) -> _Rows:
-  """Reads a source once, however often it is asked for."""
-  if tfds_name:
-    tables = [
-      _read_tfds(
-        tfds_name, tfds_split, tfds_data_dir, layout, setting, needs_labels
-      )
-    ]
+def _read_table(
+  source, layout, setting, needs_labels
+) -> tuple[pd.DataFrame, int]:
+  """Reads a source once, however often it is asked for.
+
+  Returns:
+    The rows, with the columns 'text', 'index' and, where the task has them,
+    'pair' and 'label', all of str, under their places, e.g. 'a.tsv, line 3';
+    and how many rows were omitted.
+  """
+  if source.tfds_name:
+    tables = [(_read_tfds(source, layout, setting, needs_labels), 0)]
   else:
     tables = [
       _read_file(path, layout, setting, needs_labels)
-      for path in text_files.match_files(source, setting)
+      for path in text_files.match_files(source.input_path, setting)
     ]
-  return _concatenate(tables)
+  table = pd.concat([table for table, _ in tables], join='inner')
+  if 'index' not in table:
+    table['index'] = [str(number) for number in range(len(table))]
+  return table, sum(num_skipped for _, num_skipped in tables)
 
 
-def _concatenate(tables) -> _Rows:
-  def joined(name):
-    columns = [getattr(table, name) for table in tables]
-    if any(column is None for column in columns):
-      return None
-    return [value for column in columns for value in column]
-
-  names = ('texts', 'pairs', 'labels', 'indices', 'places')
-  return _Rows(
-    **{name: joined(name) for name in names},
-    num_skipped=sum(table.num_skipped for table in tables),
-  )
-
-
-def _read_file(path, layout, setting, needs_labels) -> _Rows:
+def _read_file(path, layout, setting, needs_labels):
   stem = path.removesuffix('.gz')
   if stem.endswith('.csv'):
     raise errors.DataError(
       f'{setting} must name TSV (columns between tabs) or JSONL files. '
       f'Received: {path}. Convert the file, or set {setting}.'
     )
-  lines = _lines(path)
-  if not lines:
+  lines = pd.Series(text_files.read_text(path).split('\n'), dtype=object)
+  lines.index = [f'{path}, line {n}' for n in range(1, len(lines) + 1)]
+  lines = lines.str.rstrip('\r')
+  lines = lines[lines.str.strip() != '']
+  if lines.empty:
     raise errors.DataError(
       f'{setting} must name files with rows. Received: {path}, which is '
       f'empty. Set {setting}.'
     )
-  if stem.endswith(('.jsonl', '.json', '.ndjson')):
-    return _read_jsonl(path, lines, layout, setting, needs_labels)
-  return _read_tsv(path, lines, layout, setting, needs_labels)
-
-
-def _lines(path) -> list[tuple[int, str]]:
-  """Returns the lines that are not blank, with their numbers from 1."""
-  text_files.check_utf8(path)
-  text = b''.join(text_files.chunks(path)).decode('utf-8')
-  lines = text.removeprefix(_BYTE_ORDER_MARK).split('\n')
-  return [
-    (number, line.rstrip('\r'))
-    for number, line in enumerate(lines, start=1)
-    if line.strip()
-  ]
-
-
-def _read_tsv(path, lines, layout, setting, needs_labels) -> _Rows:
-  first = lines[0][1].split('\t')
-  columns = [name.strip() for name in first]
-  if _find(columns, layout.task.text_columns) is not None:
-    lines = lines[1:]
-  else:
-    columns = _headerless_columns(len(first), layout.task, needs_labels)
-  if columns is None:
-    columns = [name.strip() for name in first]
-  places = _places(path, columns, layout.task, setting, needs_labels)
-  if not lines:
+  is_json = stem.endswith(('.jsonl', '.json', '.ndjson'))
+  split = _split_json if is_json else _split_tsv
+  rows, columns, num_rows = split(lines, layout, needs_labels)
+  names = _names(path, columns, layout.task, setting, needs_labels)
+  if not num_rows:
     raise errors.DataError(
       f'{setting} must name files with rows. Received: {path}, which has only '
       f'a header. Set {setting}.'
     )
-  rows, numbers, num_skipped = _split(path, lines, len(columns), layout)
-
-  def column(role):
-    index = places[role]
-    return None if index is None else [row[index] for row in rows]
-
-  return _Rows(
-    texts=column('text'),
-    pairs=column('pair'),
-    labels=column('label'),
-    indices=column('index'),
-    places=[f'{path}, line {number}' for number in numbers],
-    num_skipped=num_skipped,
+  # Objects: pandas would make 1.0 of a 1 in a column with a gap.
+  table = pd.DataFrame(
+    {
+      role: [
+        row.get(name) if is_json else row[columns.index(name)] for row in rows
+      ]
+      for role, name in names.items()
+    },
+    index=rows.index,
+    dtype=object,
   )
+  table = _checked(table, names, layout)
+  return table, num_rows - len(table)
 
 
-def _split(path, lines, num_columns, layout):
-  rows, numbers, num_skipped = [], [], 0
-  for number, line in lines:
-    row = line.split('\t')
-    while len(row) > num_columns and not row[-1].strip():
-      row.pop()
-    if len(row) == num_columns:
-      rows.append(row)
-      numbers.append(number)
-    elif layout.skip_malformed:
-      num_skipped += 1
+def _split_tsv(lines, layout, needs_labels):
+  """Returns rows as lists of cells, their columns, and how many there were."""
+  rows = lines.str.split('\t')
+  columns = [name.strip() for name in rows.iloc[0]]
+  if _find(columns, layout.task.text_columns):
+    rows = rows.iloc[1:]
+  else:
+    columns = (
+      _headerless_columns(len(columns), layout.task, needs_labels) or columns
+    )
+  width = len(columns)
+  rows = rows.map(lambda row: _without_empty_cells(row, width))
+  good = _keep(
+    rows,
+    rows.map(len) == width,
+    layout,
+    lambda place, row: (
+      f'Every row must have as many columns as the first, {width}. Received: '
+      f'{len(row)} in {place}.'
+    ),
+  )
+  return good, columns, len(rows)
+
+
+def _without_empty_cells(row, width):
+  """Drops empty cells behind the last column."""
+  while len(row) > width and not row[-1].strip():
+    row = row[:-1]
+  return row
+
+
+def _split_json(lines, layout, needs_labels):
+  """Returns rows as dicts, the first one's columns, and how many there were."""
+  del needs_labels
+  rows = lines.map(_parsed)
+  good = _keep(
+    rows,
+    rows.map(lambda row: isinstance(row, dict)),
+    layout,
+    lambda place, row: (
+      f'A line of JSONL must be one JSON object. Received: {place}, which is '
+      f'{row if isinstance(row, ValueError) else type(row).__name__}.'
+    ),
+  )
+  columns = list(good.iloc[0]) if len(good) else []
+  return good, columns, len(rows)
+
+
+def _parsed(line):
+  try:
+    return json.loads(line)
+  except ValueError as error:
+    return error
+
+
+def _keep(rows, is_good, layout, describe):
+  """Returns the good rows.
+
+  Raises:
+    errors.DataError: for the first other one, unless they are omitted.
+  """
+  bad = rows[~is_good]
+  if len(bad) and not layout.skip_malformed:
+    raise errors.DataError(
+      f'{describe(bad.index[0], bad.iloc[0])} Correct the row, or set '
+      "glue.malformed_rows = 'skip'."
+    )
+  return rows[is_good]
+
+
+def _checked(table, names, layout):
+  """Returns the rows that have texts and a label, all values as str."""
+  for role in table:
+    if role in ('text', 'pair'):
+      is_good = table[role].map(_is_text)
+      rule = f'The column {names[role]!r} must hold text'
     else:
-      raise errors.DataError(
-        f'Every row must have as many columns as the first, {num_columns}. '
-        f'Received: {len(row)} in {path}, line {number}. Correct the row, or '
-        "set glue.malformed_rows = 'skip'."
-      )
-  return rows, numbers, num_skipped
+      is_good = table[role].map(lambda value: _has_value(value, layout))
+      rule = f'Every row must have a value under {names[role]!r}'
+    _keep(
+      table[role],
+      is_good,
+      layout,
+      lambda place, value, rule=rule: (
+        f'{rule}. Received: {_shown(value)} in {place}.'
+      ),
+    )
+    table = table[is_good]
+  return table.map(_as_text)
 
 
-def _find(columns, alternatives):
-  for name in alternatives:
-    if name in columns:
-      return columns.index(name)
-  return None
+def _is_text(value) -> bool:
+  return isinstance(value, str) and text_files.is_text(value)
+
+
+def _has_value(value, layout) -> bool:
+  if isinstance(value, str):
+    is_known = value in layout.task.label_names
+    return text_files.is_text(value) and (is_known or value not in _NO_LABEL)
+  return value is not None and value == value
+
+
+def _shown(value) -> str:
+  return repr(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _as_text(value) -> str:
+  return value if isinstance(value, str) else json.dumps(value)
+
+
+def _find(columns, alternatives) -> str | None:
+  return next((name for name in alternatives if name in columns), None)
 
 
 def _headerless_columns(num_columns, task, needs_labels):
   """Returns the columns of a file without a header, or `None`."""
   for columns in task.headerless:
-    has_label = _find(columns, task.label_columns) is not None
+    has_label = bool(_find(columns, task.label_columns))
     if len(columns) == num_columns and has_label == needs_labels:
       return list(columns)
   for columns in task.headerless:
@@ -290,108 +362,45 @@ def _headerless_columns(num_columns, task, needs_labels):
   return None
 
 
-def _places(path, columns, task, setting, needs_labels):
-  """Returns the index of every wanted column; `None` for those without one.
+def _names(path, columns, task, setting, needs_labels) -> dict[str, str]:
+  """Returns the columns to read, by 'text', 'pair', 'label' and 'index'.
 
   Raises:
     errors.DataError: naming the file, the missing column and those there are.
   """
   wanted = {
-    'text': (task.text_columns, 'glue.text_column', True),
-    'pair': (
-      task.pair_columns,
-      'glue.text_pair_column',
-      bool(task.pair_columns),
-    ),
-    'label': (task.label_columns, 'glue.label_column', needs_labels),
-    'index': (task.index_columns, 'glue.index_column', False),
+    'text': (task.text_columns, 'glue.text_column'),
+    'pair': (task.pair_columns, 'glue.text_pair_column'),
+    'label': (task.label_columns if needs_labels else (), 'glue.label_column'),
+    'index': (task.index_columns, ''),
   }
-  places = {}
-  for role, (names, name_setting, is_needed) in wanted.items():
-    places[role] = _find(columns, names)
-    if is_needed and places[role] is None:
+  found = {}
+  for role, (names, name_setting) in wanted.items():
+    if name := _find(columns, names):
+      found[role] = name
+    elif names and name_setting:
       raise errors.DataError(
         f'{setting} must have the column {" or ".join(map(repr, names))}. '
         f'Received: {path}, whose columns are '
         f'{", ".join(_shortened(name) for name in columns)}. Set '
         f'{name_setting}, or, for a file without a header, glue.column_names.'
       )
-  return places
+  return found
 
 
 def _shortened(name):
   return repr(name if len(name) <= 40 else name[:37] + '...')
 
 
-def _read_jsonl(path, lines, layout, setting, needs_labels) -> _Rows:
-  records = [(number, _record(path, number, line)) for number, line in lines]
-  columns = list(records[0][1])
-  places = _places(path, columns, layout.task, setting, needs_labels)
-
-  def column(role, convert):
-    if places[role] is None:
-      return None
-    name = columns[places[role]]
-    return [convert(path, number, name, record) for number, record in records]
-
-  return _Rows(
-    texts=column('text', _json_text),
-    pairs=column('pair', _json_text),
-    labels=column('label', _json_value) if needs_labels else None,
-    indices=column('index', _json_value),
-    places=[f'{path}, line {number}' for number, _ in records],
+def _read_tfds(source, layout, setting, needs_labels):
+  _, name, split, data_dir = source
+  builder = tfds_builder.open_builder(
+    name, split, data_dir, setting, setting, 'glue.tfds_data_dir'
   )
-
-
-def _record(path, number, line):
-  try:
-    record = json.loads(line)
-  except ValueError as error:
-    raise errors.DataError(
-      f'A line of JSONL must be one JSON object. Received: {path}, line '
-      f'{number}: {error}. Correct the line.'
-    ) from error
-  if not isinstance(record, dict):
-    raise errors.DataError(
-      f'A line of JSONL must be one JSON object. Received: {path}, line '
-      f'{number}, which is {type(record).__name__}. Correct the line.'
-    )
-  return record
-
-
-def _json_value(path, number, name, record) -> str:
-  if name not in record:
-    raise errors.DataError(
-      f'Every line must have the column {name!r}. Received: {path}, line '
-      f'{number}, whose columns are {", ".join(map(repr, record))}. Correct '
-      'the line.'
-    )
-  value = record[name]
-  return value if isinstance(value, str) else json.dumps(value)
-
-
-def _json_text(path, number, name, record) -> str:
-  text = _json_value(path, number, name, record)
-  if not isinstance(record[name], str):
-    raise errors.DataError(
-      f'The column {name!r} must hold text. Received: {text} in {path}, line '
-      f'{number}. Set another column, or correct the line.'
-    )
-  return text
-
-
-def _read_tfds(name, split, data_dir, layout, setting, needs_labels) -> _Rows:
-  builder = _tfds_builder(name, data_dir, setting)
-  _check_split(builder, name, split, setting)
   features = builder.info.features
   columns = list(features)
   where = f'TFDS {name}'
-  places = _places(where, columns, layout.task, setting, needs_labels)
-  names = {
-    role: columns[place]
-    for role, place in places.items()
-    if place is not None and (role != 'label' or needs_labels)
-  }
+  names = _names(where, columns, layout.task, setting, needs_labels)
   values = {role: [] for role in names}
   dataset = builder.as_dataset(split=split, shuffle_files=False)
   dataset = dataset.map(
@@ -400,45 +409,9 @@ def _read_tfds(name, split, data_dir, layout, setting, needs_labels) -> _Rows:
   for batch in dataset.batch(1024).as_numpy_iterator():
     for role, items in batch.items():
       values[role].extend(_tfds_texts(items, features[names[role]], layout))
-  return _Rows(
-    texts=values['text'],
-    pairs=values.get('pair'),
-    labels=values.get('label'),
-    indices=values.get('index'),
-    places=[
-      f'{where}, split {split}, row {row}' for row in range(len(values['text']))
-    ],
-  )
-
-
-def _tfds_builder(name, data_dir, setting):
-  # Imported here because it takes seconds, which files need not pay.
-  import tensorflow_datasets as tfds
-
-  try:
-    builder = tfds.builder(name, data_dir=data_dir or None)
-    builder.download_and_prepare()
-  except Exception as error:  # pylint: disable=broad-except
-    # Unknown names, no network, full disks: TFDS has no common base class.
-    message = str(error).strip().split('\n')[0]
-    raise errors.DataError(
-      f'{setting} must name a data set that TensorFlow Datasets can load. '
-      f'Received: {name!r} in {data_dir or "the default folder"}: '
-      f'{type(error).__name__}: {message} Set {setting} or '
-      'glue.tfds_data_dir.'
-    ) from error
-  return builder
-
-
-def _check_split(builder, name, split, setting):
-  try:
-    builder.info.splits[split]
-  except (KeyError, ValueError) as error:
-    known = ', '.join(map(repr, sorted(builder.info.splits)))
-    raise errors.DataError(
-      f'{setting} must name a split of {name}. Received: {split!r}; there are '
-      f'{known}. Set {setting}.'
-    ) from error
+  table = pd.DataFrame(values, dtype=object)
+  table.index = [f'{where}, split {split}, row {row}' for row in table.index]
+  return table
 
 
 def _tfds_texts(items, feature, layout):
@@ -458,25 +431,23 @@ def _tfds_texts(items, feature, layout):
   return texts
 
 
-def _label_ids(rows, layout, setting):
+def _label_ids(labels: pd.Series, layout, setting):
   if layout.is_regression:
-    return np.array(
-      [
-        _number(text, place, setting)
-        for text, place in zip(rows.labels, rows.places)
-      ],
-      np.float32,
+    numbers = [_number(text, place, setting) for place, text in labels.items()]
+    return np.array(numbers, np.float32)
+  names = layout.task.label_names
+  by_key = {_label_key(name): index for index, name in enumerate(names)}
+  # As it is spelt, before what the number stands for.
+  ids = by_key | {name: index for index, name in enumerate(names)}
+  found = labels.map(lambda text: ids.get(text, by_key.get(_label_key(text))))
+  if found.isna().any():
+    place = found.isna().idxmax()
+    raise errors.DataError(
+      f'A label must be one of {", ".join(map(repr, names))}. Received: '
+      f'{labels[place]!r} in {place}. Correct the row, or set glue.label_names '
+      'or glue.label_column.'
     )
-  ids = {name: index for index, name in enumerate(layout.task.label_names)}
-  for text, place in zip(rows.labels, rows.places):
-    if text not in ids:
-      raise errors.DataError(
-        'A label must be one of '
-        f'{", ".join(map(repr, layout.task.label_names))}. Received: {text!r} '
-        f'in {place}. Correct the row, or set glue.label_names or '
-        'glue.label_column.'
-      )
-  return np.array([ids[text] for text in rows.labels], np.int32)
+  return found.to_numpy(np.int32)
 
 
 def _number(text, place, setting):
@@ -494,4 +465,4 @@ def _number(text, place, setting):
 
 def clear_cache():
   """Forgets what has been read."""
-  _read_rows.cache_clear()
+  _read_table.cache_clear()

@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from tokendrop_tf.layers import random_seeds
+from tokendrop_tf.layers.dropout import dropout
 
 # gelu(x) = x / 2 (1 + tanh(a x + b x^3)), the approximation that BERT uses
 # (Hendrycks and Gimpel, 2016, arXiv 1606.08415, section 2).
@@ -38,8 +39,8 @@ def add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
   """Returns `rows + bias`.
 
   On CPUs the gradient of the bias is a matrix product with ones: TensorFlow's
-  kernel takes three times as long, and in bfloat16 it adds up thousands of rows
-  in bfloat16, which loses the smaller ones.
+  kernel adds up thousands of bfloat16 rows in bfloat16, which loses the smaller
+  ones.
 
   Args:
     rows: [N, H].
@@ -106,7 +107,7 @@ def normalize(x: tf.Tensor, norm, dtype: tf.DType) -> tf.Tensor:
 
 def compiles_islands(*tensors: tf.Tensor) -> bool:
   """Returns whether functions of these tensors are compiled one by one."""
-  # Shapes that vary would be compiled anew each, and dropout's bits need them.
+  # Shapes that vary would be compiled again each, and dropout needs them.
   return (
     all(tensor.shape.is_fully_defined() for tensor in tensors)
     and not tf.executing_eagerly()
@@ -144,7 +145,7 @@ def _compiled_gelu_grad(x, upstream):
 
 
 def _sum(residual, branch, rate, seed):
-  branch = random_seeds.dropout(branch, rate, seed)
+  branch = dropout(branch, rate, seed)
   return tf.cast(residual, tf.float32) + tf.cast(branch, tf.float32)
 
 
@@ -186,7 +187,7 @@ def _compiled_normalize_grad(
   # Dropout is its own gradient.
   return (
     tf.cast(change, residual.dtype),
-    random_seeds.dropout(tf.cast(change, branch.dtype), rate, seed),
+    dropout(tf.cast(change, branch.dtype), rate, seed),
     tf.reduce_sum(upstream * standard, axis=[0, 1]),
     tf.reduce_sum(upstream, axis=[0, 1]),
   )

@@ -9,17 +9,15 @@ import tensorflow as tf
 
 from tokendrop_tf.layers import random_seeds
 
-# Importances are losses and can be 0; their logarithm must stay finite.
-_SMALLEST_IMPORTANCE = 1e-20
-
 
 class ImportanceMasking:
-  """Masks rows anew: tokens of high importance become labels more often.
+  """Masks rows again: tokens of high importance become labels more often.
 
-  Whatever masks the rows come with are taken off first; how many labels a row
-  has stays. They are a sample without replacement with weights
+  Masks that the rows come with are removed first; each row keeps its number of
+  labels. They are a sample without replacement with weights
 
-      importance ** (1 / temperature)
+      importance ** (1 / temperature)    'power'
+      exp(importance / temperature)      'exponential'
 
   by Gumbel top-k (Kool, van Hoof and Welling, 2019, arXiv 1903.06059). All
   random numbers follow from the seed and are those of the global batch, so N
@@ -32,6 +30,7 @@ class ImportanceMasking:
     mask_token_share: share of the labels that are replaced by [MASK].
     random_token_share: share of the labels replaced by a random token.
     temperature: above 0.
+    weights: 'power' or 'exponential'.
 
   Example:
 
@@ -47,6 +46,7 @@ class ImportanceMasking:
     mask_token_share: float = 0.8,
     random_token_share: float = 0.1,
     temperature: float = 1.0,
+    weights: str = 'power',
   ):
     self._special_ids = tuple(special_ids)
     self._ordinary_ids = np.array(ordinary_ids, np.int32)
@@ -54,6 +54,7 @@ class ImportanceMasking:
     self._mask_token_share = mask_token_share
     self._random_token_share = random_token_share
     self._temperature = temperature
+    self._is_exponential = weights == 'exponential'
 
   def __call__(self, features, table, seed) -> dict[str, tf.Tensor]:
     """Returns the features with other labels.
@@ -66,7 +67,7 @@ class ImportanceMasking:
       seed: int32 [2], the same on every replica.
     """
     choice_seed, fate_seed, token_seed = random_seeds.split_seed(seed, 3)
-    word_ids = _unmasked(features)
+    word_ids = unmasked(features)
     num_labels = tf.reduce_sum(
       tf.cast(features['masked_lm_weights'] > 0, tf.int32), axis=1
     )
@@ -87,10 +88,12 @@ class ImportanceMasking:
   def _choose(self, word_ids, features, table, num_labels, seed):
     """Returns ascending positions int32 [B, P] and which slots are filled."""
     num_slots = features['masked_lm_positions'].shape[1]
-    importance = tf.maximum(tf.gather(table, word_ids), _SMALLEST_IMPORTANCE)
-    uniform = random_seeds.global_batch_uniform(tf.shape(word_ids), seed)
-    keys = tf.math.log(importance) / self._temperature
-    keys -= tf.math.log(-tf.math.log(uniform))
+    keys = random_seeds.sampling_keys(
+      tf.gather(table, word_ids),
+      self._temperature,
+      seed,
+      self._is_exponential,
+    )
     keys = tf.where(
       self._can_be_label(word_ids, features['input_mask']), keys, -float('inf')
     )
@@ -123,7 +126,7 @@ class ImportanceMasking:
     )
 
 
-def _unmasked(features):
+def unmasked(features):
   """Returns the tokens that stood there before masking, int32 [B, S]."""
   word_ids = features['input_word_ids']
   positions = features['masked_lm_positions']

@@ -1,4 +1,4 @@
-"""The importance table: what every vocabulary entry's MLM loss is worth."""
+"""The importance table: a running mean of every entry's MLM loss."""
 
 from collections.abc import Sequence
 
@@ -103,8 +103,13 @@ class TokenImportance(tf_keras.layers.Layer):
     pins[list(self._always_drop_ids)] = -np.inf
     return pins
 
+  @property
+  def importances(self) -> tf.Tensor:
+    """The importance of every entry, before pins, float32 [V], in nats."""
+    return self.table
+
   def call(self, token_ids):
-    return tf.gather(self.table + self._pins(), token_ids)
+    return tf.gather(self.importances + self._pins(), token_ids)
 
   def update(self, token_ids, losses, weights):
     """Moves the table towards the mean losses of the global batch.
@@ -125,6 +130,15 @@ class TokenImportance(tf_keras.layers.Layer):
     moved = self._beta * self.table + (1.0 - self._beta) * mean_loss
     movable = (weight_sum > 0.0) & (self._pins() == 0.0)
     self.table.assign(tf.where(movable, moved, self.table))
+
+  def label_weights(self, token_ids, weights) -> tf.Tensor:
+    """Returns the weight of each label in the global batch, float32 [V].
+
+    Args:
+      token_ids: integer [B, P], label ids.
+      weights: float [B, P], 0 for an empty slot.
+    """
+    return self._global_sums(token_ids, tf.zeros_like(weights), weights)[:, 1]
 
   def _global_sums(self, token_ids, losses, weights):
     """Returns float32 [V, 2]: sums of weight * loss and of weight per id."""

@@ -1,12 +1,9 @@
-"""The order in which the encoder takes the tokens: most important first."""
+"""The order of the tokens in the encoder: most important first."""
 
 import tensorflow as tf
 import tf_keras
 
 from tokendrop_tf.layers import random_seeds
-
-# Importances are losses and can be 0; their logarithm must stay finite.
-_SMALLEST_IMPORTANCE = 1e-20
 
 
 @tf_keras.utils.register_keras_serializable(package='tokendrop_tf')
@@ -58,15 +55,9 @@ class TokenOrder(tf_keras.layers.Layer):
     tie_seed, sample_seed = random_seeds.split_seed(seed, 2)
     keys = scores
     if self._temperature > 0.0:
-      keys = self._sampling_keys(scores, sample_seed)
+      keys = random_seeds.sampling_keys(scores, self._temperature, sample_seed)
+      keys = tf.where(tf.math.is_inf(scores), scores, keys)  # pins
     return self._argsort_with_random_ties(keys, tie_seed)
-
-  def _sampling_keys(self, scores, seed):
-    uniform = random_seeds.global_batch_uniform(tf.shape(scores), seed)
-    gumbel = -tf.math.log(-tf.math.log(uniform))
-    log_scores = tf.math.log(tf.maximum(scores, _SMALLEST_IMPORTANCE))
-    pinned = tf.math.is_inf(scores)
-    return tf.where(pinned, scores, log_scores / self._temperature + gumbel)
 
   def _argsort_with_random_ties(self, keys, seed):
     # A stable sort keeps equal keys in the order it finds them: a random one.

@@ -14,18 +14,14 @@ from starlette import applications, requests, responses, routing
 
 from tokendrop_tf.serving import batching, json_tensors, served_model, status
 
-# TF Serving's own patterns (model_servers/http_rest_api_util.cc).
-_MODEL = r'(?i:/v1/models/(?P<model>[^/:]+))'
-_VERSION = (
-  r'(?:/(?i:versions)/(?P<version>\d+)|/(?i:labels)/(?P<label>[^/:]+))?'
+# As TF Serving reads paths (model_servers/http_rest_api_util.cc).
+_MODEL = (
+  r'(?i:/v1/models/(?P<model>[^/:]+))(?:/(?i:versions)/(?P<version>\d{1,19}))?'
 )
-_ACTION_PATH = re.compile(
-  _MODEL + _VERSION + r':(?i:(?P<action>classify|regress|predict))'
-)
-_STATUS_PATH = re.compile(_MODEL + _VERSION + r'(?P<metadata>/(?i:metadata))?')
+_PREDICT_PATH = re.compile(_MODEL + r':(?i:predict)')
+_STATUS_PATH = re.compile(_MODEL + r'(?P<metadata>/(?i:metadata))?')
 _ALL_MODELS_PATH = re.compile(r'(?i:/v1/models)')
 _API_PATH = re.compile(r'(?i:/v1/.*)')
-_MAX_VERSION = 2**63 - 1
 _METHODS = ('GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS')
 
 # Of an oversized body, so much is read and forgotten: many clients only look at
@@ -37,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a request may ask for.
+  """Limits of a request.
 
   Attributes:
     max_request_bytes: of a body, as sent and uncompressed.
@@ -54,8 +50,9 @@ class RestInterface:
   """Answers the paths under /v1/models.
 
   POST NAME[/versions/V]:predict runs a model, GET NAME[/versions/V] tells its
-  status, GET .../metadata its signatures. Whatever goes wrong is answered with
-  `{"error": "..."}` and TF Serving's status.
+  status, GET .../metadata its signatures; GET /v1/models lists the models (not
+  so TF Serving). Whatever goes wrong is answered with `{"error": "..."}` and TF
+  Serving's status.
 
   Args:
     models: what is served.
@@ -72,8 +69,7 @@ class RestInterface:
     self._models = {model.name: model for model in models}
     self._limits = limits
     self._batchers = {
-      model.name: batching.Batcher(model.predict, batching_settings)
-      for model in models
+      model.name: batching.Batcher(model, batching_settings) for model in models
     }
 
   async def answer(self, request: requests.Request) -> responses.Response:
@@ -92,26 +88,24 @@ class RestInterface:
     path = _path_of(request)
     if request.method == 'POST':
       body = await self._read_body(request)
-      match = _ACTION_PATH.fullmatch(path)
+      match = _PREDICT_PATH.fullmatch(path)
       if match:
-        return await self._act(match, body)
+        return await self._predict(match, body)
     elif request.method == 'GET':
       match = _STATUS_PATH.fullmatch(path)
       if match:
         return self._describe(match)
       if _ALL_MODELS_PATH.fullmatch(path):
-        raise status.RequestError('Missing model name in request.')
+        return _dump({'models': [_listed(m) for m in self._models.values()]})
     raise status.RequestError(
       f'Malformed request: {request.method} {path}',
       400 if _API_PATH.fullmatch(path) else 404,
     )
 
-  async def _act(self, match, body) -> bytes:
+  async def _predict(self, match, body) -> bytes:
     document = json_tensors.parse_document(body)
     signature = json_tensors.signature_name(document)
     model = self._model(match)
-    if match['action'].lower() != 'predict':
-      raise _not_of_method(match['action'].lower())
     form, inputs = json_tensors.read_tensors(
       document, model.input_specs(signature)
     )
@@ -136,31 +130,20 @@ class RestInterface:
       )
 
   def _model(self, match) -> served_model.ServedModel:
-    name, version = _name_of(match), _version_of(match)
+    name, version = urllib.parse.unquote(match['model']), match['version']
     model = self._models.get(name)
-    if model and match['label']:
-      label = urllib.parse.unquote(match['label'])
-      raise status.RequestError(f'Unrecognized servable version label: {label}')
-    if model is None or version not in (None, model.version):
-      which = (
-        f'Latest({name})' if version is None else f'Specific({name}, {version})'
+    if model is None or version and int(version) != model.version:
+      raise status.RequestError(
+        f'A model must be among those served: {", ".join(self._models)}. '
+        f'Received: {name}{f", version {version}" if version else ""}',
+        404,
       )
-      raise status.RequestError(f'Servable not found for request: {which}', 404)
     return model
 
   def _describe(self, match) -> bytes:
+    model = self._model(match)
     if match['metadata']:
-      return _dump(self._model(match).metadata)
-    name, version = _name_of(match), _version_of(match)
-    model = self._models.get(name)
-    if model is None and version is None:
-      raise status.RequestError(
-        f'Could not find any versions of model {name}', 404
-      )
-    if model is None or version not in (None, model.version):
-      raise status.RequestError(
-        f'Could not find version {version} of model {name}', 404
-      )
+      return _dump(model.metadata)
     version_status = {
       'version': str(model.version),
       'state': 'AVAILABLE',
@@ -207,33 +190,16 @@ class RestInterface:
       await batcher.close()
 
 
+def _listed(model) -> dict:
+  return {'name': model.name, 'version': str(model.version)}
+
+
 def _path_of(request) -> str:
   """Returns path and query as sent, which TF Serving takes together."""
   path = request.scope.get('raw_path', b'').decode('ascii', errors='replace')
   path = path.split('?')[0]
   query = request.scope.get('query_string', b'').decode('ascii', 'replace')
   return f'{path}?{query}' if query else path
-
-
-def _name_of(match) -> str:
-  return urllib.parse.unquote(match['model'])
-
-
-def _version_of(match) -> int | None:
-  text = match['version']
-  if text is None:
-    return None
-  if len(text) > 19 or int(text) > _MAX_VERSION:
-    raise status.RequestError(f'Failed to convert version: {text} to numeric.')
-  return int(text)
-
-
-def _not_of_method(action) -> status.RequestError:
-  kind = {'classify': 'classification', 'regress': 'regression'}[action]
-  return status.RequestError(
-    f'Expected {kind} signature method_name to be tensorflow/serving/{action}. '
-    'Was: tensorflow/serving/predict'
-  )
 
 
 def _dump(value) -> bytes:

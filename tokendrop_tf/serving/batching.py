@@ -1,33 +1,39 @@
-"""Concurrent requests, answered in common batches."""
+"""Concurrent requests in common batches, by TensorFlow's batching operation.
+
+TF Serving batches by it, too. While the model computes,
+requests gather; when it is done, the oldest ones that fit together (the same
+signature, rows of the same shapes) become the next batch. The operation has the
+rows of two batches, one that computes and one that gathers. All others wait
+outside, where a request that is given up is forgotten.
+"""
 
 import asyncio
-import collections
 import dataclasses
-from collections.abc import Callable, Hashable
+import itertools
+import threading
 from concurrent import futures
 
 import numpy as np
+import tensorflow as tf
 
 from tokendrop_tf.serving import served_model, status
 
 Arrays = dict[str, np.ndarray]
-Run = Callable[[str, Arrays], Arrays]
 
-# What TF Serving answers when its queue is full, as an UNAVAILABLE error.
-_QUEUE_FULL = (
-  'The batch scheduling queue to which this task was submitted is full'
-)
+# The operation's queues are told apart by name within the process.
+_numbers = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchingSettings:
-  """How requests are put together.
+  """Limits of the batches that requests are joined to.
 
   Attributes:
     max_batch_size: rows that the model sees at once.
     timeout_seconds: how long an incomplete batch waits for more rows while the
       model is idle.
-    max_queued_rows: rows that wait; a request beyond is refused.
+    max_queued_rows: rows that wait in addition to two batches; a request beyond
+      is refused.
   """
 
   max_batch_size: int = 32
@@ -35,167 +41,148 @@ class BatchingSettings:
   max_queued_rows: int = 1024
 
 
-@dataclasses.dataclass(eq=False)
-class _Task:
-  signature: str
-  key: Hashable
-  inputs: Arrays
-  num_rows: int
-  future: asyncio.Future
-
-
 class Batcher:
   """Answers concurrent requests of one model in batches, one after another.
 
-  While the model computes, requests gather; when it is done, the oldest ones
-  that fit together (the same signature, rows of the same shapes) become the
-  next batch. A request that makes a batch fail fails alone: the others are run
-  again without it.
+  A request that makes a batch fail fails alone: all requests of that batch are
+  run again, each by itself. One that is cancelled while it waits is not run.
 
   Args:
-    run: function of a signature and its inputs to the outputs, called in a
-      thread.
+    model: what answers.
     settings: limits.
 
   Example:
-    batcher = Batcher(model.predict, BatchingSettings())
+    batcher = Batcher(model, BatchingSettings())
     outputs = await batcher.submit('', {'text': np.array([b'a'], object)})
     await batcher.close()
   """
 
-  def __init__(self, run: Run, settings: BatchingSettings):
-    self._run = run
+  def __init__(
+    self, model: served_model.Signatures, settings: BatchingSettings
+  ):
+    self._model = model
     self._settings = settings
-    self._waiting: collections.deque[_Task] = collections.deque()
-    self._num_waiting_rows = 0
-    self._arrived = asyncio.Event()
-    self._thread = futures.ThreadPoolExecutor(1, 'batches')
-    self._loop_task: asyncio.Task | None = None
+    self._name = f'{model.name}-{next(_numbers)}'
+    self._functions = {}
+    self._lock = threading.Lock()
+    # Rows in the operation, one that computes and one batch that gathers, and
+    # rows that wait for their turn.
+    self._capacity = 2 * settings.max_batch_size
+    self._rows_inside = self._rows_waiting = 0
+    self._turn = asyncio.Lock()
+    self._rows_have_left = asyncio.Event()
+    # One for every piece of a request in the operation.
+    self._threads = futures.ThreadPoolExecutor(self._capacity, 'requests')
 
   async def submit(self, signature: str, inputs: Arrays) -> Arrays:
     """Returns the outputs for `inputs`, whatever else is in their batches.
 
     Raises:
-      RequestError: 503 if too many rows wait, or what `run` raises.
+      RequestError: 503 if too many rows wait, or what the model raises.
     """
     num_rows = len(next(iter(inputs.values())))
-    # An empty queue takes any request, so that none is refused for ever.
-    waiting = self._num_waiting_rows
-    if waiting and waiting + num_rows > self._settings.max_queued_rows:
-      raise status.RequestError(_QUEUE_FULL, 503)
-    if self._loop_task is None or self._loop_task.done():
-      self._loop_task = asyncio.create_task(self._run_batches())
+    rows = self._rows_inside + self._rows_waiting + num_rows
+    if rows > self._capacity + self._settings.max_queued_rows:
+      raise status.RequestError(
+        f'The queue of requests is full: {self._rows_waiting} rows wait. '
+        f'Received: {num_rows} more',
+        status.UNAVAILABLE,
+      )
+    self._rows_waiting += num_rows
     step = self._settings.max_batch_size
-    tasks = [
-      self._enqueue(signature, {n: a[i : i + step] for n, a in inputs.items()})
+    pieces = [
+      self._answer_in_turn(
+        signature, {name: value[i : i + step] for name, value in inputs.items()}
+      )
       for i in range(0, num_rows, step)
     ]
-    try:
-      parts = await asyncio.gather(*(task.future for task in tasks))
-    finally:
-      for task in tasks:
-        task.future.cancel()
+    parts = await asyncio.gather(*pieces)
     return served_model.cut_masks(served_model.join_rows(parts))
 
-  def _enqueue(self, signature, inputs) -> _Task:
-    shapes = tuple((name, inputs[name].shape[1:]) for name in sorted(inputs))
+  async def _answer_in_turn(self, signature, inputs) -> Arrays:
+    """Returns the outputs of a piece; first come, first served."""
     num_rows = len(next(iter(inputs.values())))
-    future = asyncio.get_running_loop().create_future()
-    task = _Task(signature, (signature, shapes), inputs, num_rows, future)
-    self._waiting.append(task)
-    self._num_waiting_rows += num_rows
-    self._arrived.set()
-    return task
-
-  async def _run_batches(self):
-    while True:
-      await self._wait_for_rows()
-      batch = self._take_batch()
-      if batch:
-        await self._answer(batch)
-
-  async def _wait_for_rows(self):
-    """Returns when there is a full batch, or its time-out is over."""
-    loop = asyncio.get_running_loop()
-    deadline = None
-    while self._num_waiting_rows < self._settings.max_batch_size:
-      self._arrived.clear()
-      if self._waiting and deadline is None:
-        deadline = loop.time() + self._settings.timeout_seconds
-      remaining = None if deadline is None else deadline - loop.time()
-      if remaining is not None and remaining <= 0:
-        return
-      try:
-        await asyncio.wait_for(self._arrived.wait(), remaining)
-      except (asyncio.TimeoutError, TimeoutError):
-        return
-
-  def _take_batch(self) -> list[_Task]:
-    """Takes the oldest task, and those after it that fit into its batch."""
-    batch, left, room = [], [], self._settings.max_batch_size
-    for task in self._waiting:
-      if task.future.done():  # nobody waits for it any more
-        self._num_waiting_rows -= task.num_rows
-      elif task.num_rows <= room and (not batch or task.key == batch[0].key):
-        batch.append(task)
-        room -= task.num_rows
-        self._num_waiting_rows -= task.num_rows
-      else:
-        left.append(task)
-    self._waiting = collections.deque(left)
-    return batch
-
-  async def _answer(self, batch: list[_Task]):
-    # Nothing that a model does may end the loop: all requests wait for it.
     try:
-      parts = await self._compute(batch)
-    except Exception as error:
-      await self._answer_failed(batch, error)
-      return
-    for task, outputs in zip(batch, parts):
-      _resolve(task, outputs)
-
-  async def _compute(self, batch) -> list[Arrays]:
-    """Returns the outputs of every task."""
-    inputs = {
-      name: np.concatenate([task.inputs[name] for task in batch])
-      for name in batch[0].inputs
-    }
-    outputs = await asyncio.get_running_loop().run_in_executor(
-      self._thread, self._run, batch[0].signature, inputs
+      async with self._turn:
+        while self._rows_inside + num_rows > self._capacity:
+          self._rows_have_left.clear()
+          await self._rows_have_left.wait()
+        self._rows_inside += num_rows
+    finally:
+      self._rows_waiting -= num_rows
+    loop = asyncio.get_running_loop()
+    # What computes is not cancelled, and is inside until it has ended.
+    computing = self._threads.submit(self._answer, signature, inputs)
+    computing.add_done_callback(
+      lambda _: loop.call_soon_threadsafe(self._leave, num_rows)
     )
-    ends = np.cumsum([task.num_rows for task in batch])
-    _check_rows(outputs, ends[-1])
-    return [
-      {n: value[end - task.num_rows : end] for n, value in outputs.items()}
-      for task, end in zip(batch, ends)
-    ]
+    return await asyncio.wrap_future(computing)
 
-  async def _answer_failed(self, batch, error):
-    if len(batch) > 1:
-      for task in batch:
-        await self._answer([task])
-    elif not batch[0].future.done():
-      batch[0].future.set_exception(error)
+  def _leave(self, num_rows):
+    self._rows_inside -= num_rows
+    self._rows_have_left.set()
+
+  def _answer(self, signature, inputs) -> Arrays:
+    num_rows = len(next(iter(inputs.values())))
+    try:
+      outputs = self._model.run(self._batched(signature, inputs), inputs)
+    except status.RequestError:
+      outputs = self._model.predict(signature, inputs)
+    for name, value in outputs.items():
+      if not value.ndim or len(value) != num_rows:
+        raise status.RequestError(
+          f'Output {name!r} of the model must have a row for each of '
+          f'{num_rows} inputs. Received: shape {list(value.shape)}',
+          500,
+        )
+    return outputs
+
+  def _batched(self, signature, inputs):
+    """Returns the function whose calls with rows of these shapes are joined."""
+    shapes = {name: inputs[name].shape[1:] for name in sorted(inputs)}
+    key = f'{signature} {shapes}'
+    with self._lock:
+      if key not in self._functions:
+        self._functions[key] = self._make(signature, shapes, key)
+      return self._functions[key]
+
+  def _make(self, signature, shapes, key):
+    function = self._model.function(signature)
+    specs = function.structured_input_signature[1]
+    outputs = sorted(function.structured_outputs)
+
+    @tf.function(autograph=False)
+    def compute(*columns):
+      results = function(**dict(zip(shapes, columns, strict=True)))
+      return [results[name] for name in outputs]
+
+    # Of any shape: what does not fit fails in the model, as alone.
+    columns = {
+      name: tf.TensorSpec(specs[name].shape, specs[name].dtype, name)
+      for name in shapes
+    }
+    computed = compute.get_concrete_function(*columns.values())
+    settings = self._settings
+    batch = settings.max_batch_size
+
+    @tf.function(autograph=False)
+    def batched(**inputs):
+      results = tf.raw_ops.BatchFunction(
+        in_tensors=[inputs[name] for name in shapes],
+        captured_tensors=computed.captured_inputs,
+        f=computed,
+        Tout=[output.dtype for output in computed.outputs],
+        num_batch_threads=1,
+        max_batch_size=batch,
+        batch_timeout_micros=round(1e6 * settings.timeout_seconds),
+        max_enqueued_batches=self._capacity,
+        shared_name=self._name,
+        batching_queue=key,
+      )
+      return dict(zip(outputs, results, strict=True))
+
+    return batched.get_concrete_function(**columns)
 
   async def close(self):
-    """Lets the batch in progress end, and stops."""
-    if self._loop_task is not None:
-      self._loop_task.cancel()
-      await asyncio.gather(self._loop_task, return_exceptions=True)
-    self._thread.shutdown(wait=True)
-
-
-def _check_rows(outputs, num_rows):
-  for name, value in outputs.items():
-    if not value.ndim or len(value) != num_rows:
-      raise status.RequestError(
-        f'Output {name!r} of the model must have a row for each of {num_rows} '
-        f'inputs. Received: shape {list(value.shape)}',
-        500,
-      )
-
-
-def _resolve(task, outputs):
-  if not task.future.done():
-    task.future.set_result(outputs)
+    """Lets what is being computed end, and stops."""
+    await asyncio.to_thread(self._threads.shutdown)

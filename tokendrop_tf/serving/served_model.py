@@ -13,8 +13,10 @@ import tensorflow_text  # noqa: F401
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tokendrop_tf import errors, saved_model_safety
-from tokendrop_tf.serving import status, warm_up
+from tokendrop_tf import errors
+from tokendrop_tf.export import warm_up
+from tokendrop_tf.run import run_folder
+from tokendrop_tf.serving import saved_model_safety, status
 
 DEFAULT_SIGNATURE = 'serving_default'
 # The same weights again, for servers that do not know text operations.
@@ -22,11 +24,12 @@ _NOT_SERVED_UNASKED = ('ids',)
 _SAVED_MODEL_FILE = 'saved_model.pb'
 
 Arrays = dict[str, np.ndarray]
+Request = warm_up.Request
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-  """Where one version of a model lies.
+  """The folder of one version of a model.
 
   Attributes:
     name: under which it is served.
@@ -48,7 +51,7 @@ def find_models(model_dir: str, names: Sequence[str] = ()) -> list[ModelFolder]:
     names: which to take; none is all, without the copy `ids`.
 
   Raises:
-    ConfigurationError: if there is no model, or none of a name.
+    ConfigurationError: if there is no model, or none with a given name.
 
   Example:
     find_models('exports/base', ['fill_mask'])
@@ -75,9 +78,9 @@ def find_models(model_dir: str, names: Sequence[str] = ()) -> list[ModelFolder]:
   return [by_name[name] for name in names]
 
 
-def holds_models(model_dir: str) -> bool:
-  """Whether `find_models` finds any model in a folder."""
-  return bool(_models_at(model_dir))
+def is_run(model_dir: str) -> bool:
+  """Whether a folder is a training run rather than an exported folder."""
+  return run_folder.has_configuration(model_dir) or not _models_at(model_dir)
 
 
 def _models_at(path) -> list[ModelFolder]:
@@ -121,7 +124,68 @@ def _has_model(path) -> bool:
   return tf.io.gfile.exists(os.path.join(path, _SAVED_MODEL_FILE))
 
 
-class ServedModel:
+class Signatures:
+  """A model as named functions of arrays, loaded or live.
+
+  Args:
+    name: under which it is served.
+    functions: concrete functions by signature name.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    functions: Mapping[str, tf.types.experimental.ConcreteFunction],
+  ):
+    self.name = name
+    self._functions = dict(functions)
+
+  def input_specs(self, signature: str) -> Mapping[str, tf.TensorSpec]:
+    """Returns the inputs of a signature, '' being the default one.
+
+    Raises:
+      RequestError: 400, without such a signature.
+    """
+    return self.function(signature).structured_input_signature[1]
+
+  def function(self, signature: str):
+    """Returns the concrete function of a signature; see `input_specs`."""
+    signature = signature or DEFAULT_SIGNATURE
+    if signature not in self._functions:
+      raise status.RequestError(
+        f'Serving signature name: "{signature}" not found in signature def'
+      )
+    return self._functions[signature]
+
+  def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    """Runs a signature.
+
+    Args:
+      signature: its name, '' being the default one.
+      inputs: arrays by name, with equal first dimensions.
+
+    Raises:
+      RequestError: if the model refuses the inputs.
+    """
+    return self.run(self.function(signature), inputs)
+
+  @staticmethod
+  def run(function, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    """Runs a concrete function of named tensors; see `predict`."""
+    specs = function.structured_input_signature[1]
+    try:
+      outputs = function(
+        **{
+          name: tf.constant(value, specs[name].dtype)
+          for name, value in inputs.items()
+        }
+      )
+    except tf.errors.OpError as error:
+      raise status.from_tensorflow(error) from error
+    return {name: outputs[name].numpy() for name in sorted(outputs)}
+
+
+class ServedModel(Signatures):
   """A loaded SavedModel: its signatures, and answers from them.
 
   Args:
@@ -137,7 +201,7 @@ class ServedModel:
   """
 
   def __init__(self, folder: ModelFolder):
-    self.name, self.version, self.path = dataclasses.astuple(folder)
+    self.version, self.path = folder.version, folder.path
     saved_model_safety.check(self.path)
     try:
       self.saved_model = tf.saved_model.load(self.path)
@@ -146,58 +210,22 @@ class ServedModel:
         'A model must be a complete SavedModel. Received: '
         f'{self.path}: {error}. Export it again with tools/export.py.'
       ) from error
-    self._signatures = dict(self.saved_model.signatures)
-
-  def input_specs(self, signature: str) -> Mapping[str, tf.TensorSpec]:
-    """Returns the inputs of a signature, '' being the default one.
-
-    Raises:
-      RequestError: 400, without such a signature.
-    """
-    return self._function(signature).structured_input_signature[1]
-
-  def _function(self, signature):
-    signature = signature or DEFAULT_SIGNATURE
-    if signature not in self._signatures:
-      raise status.RequestError(
-        f'Serving signature name: "{signature}" not found in signature def'
-      )
-    return self._signatures[signature]
-
-  def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
-    """Runs a signature.
-
-    Args:
-      signature: its name, '' being the default one.
-      inputs: arrays by name, with equal first dimensions.
-
-    Raises:
-      RequestError: if the model refuses the inputs.
-    """
-    function = self._function(signature)
-    specs = function.structured_input_signature[1]
-    try:
-      outputs = function(
-        **{
-          name: tf.constant(value, specs[name].dtype)
-          for name, value in inputs.items()
-        }
-      )
-    except tf.errors.OpError as error:
-      raise status.from_tensorflow(error) from error
-    return {name: outputs[name].numpy() for name in sorted(outputs)}
+    super().__init__(folder.name, self.saved_model.signatures)
 
   def warm_up(self) -> int:
     """Runs the requests that travel with the model; returns how many."""
-    count = 0
-    for signature, inputs in warm_up.read_requests(self.path):
+    requests = self.requests()
+    for signature, inputs in requests:
       self.predict(signature, inputs)
-      count += 1
-    return count
+    return len(requests)
+
+  def requests(self) -> list[Request]:
+    """Returns the requests that travel with the model."""
+    return list(warm_up.read_requests(self.path))
 
   @functools.cached_property
   def metadata(self) -> dict:
-    """What TF Serving's REST interface tells of a model: its signatures."""
+    """The signatures, as TF Serving's REST interface states them."""
     path = os.path.join(self.path, _SAVED_MODEL_FILE)
     with tf.io.gfile.GFile(path, 'rb') as file:
       saved = saved_model_pb2.SavedModel.FromString(file.read())

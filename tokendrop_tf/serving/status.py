@@ -20,6 +20,7 @@ _HTTP_STATUS = {
   tf.errors.UNAUTHENTICATED: 401,
 }
 _INTERNAL_ERROR = 500
+UNAVAILABLE = _HTTP_STATUS[tf.errors.UNAVAILABLE]
 # Ends what TensorFlow's Python adds in front of the kernel's own message.
 _PYTHON_PREFIX_END = '<stack traces unavailable>\n'
 

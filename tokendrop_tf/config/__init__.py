@@ -1,0 +1,1 @@
+"""Settings: declarations, rules, gin sections and the gin reader."""

@@ -1,0 +1,1 @@
+"""Documents from files, TFDS and the built-in corpus."""

@@ -1,0 +1,1 @@
+"""Examples on disk: writing, index and reading."""

@@ -1,0 +1,1 @@
+"""Reports and HTML pages over runs and data."""

@@ -1,0 +1,1 @@
+"""Training tasks: loss, metrics and train step."""

@@ -1,0 +1,1 @@
+"""Vocabulary, and text to token ids."""

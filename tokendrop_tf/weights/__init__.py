@@ -1,0 +1,1 @@
+"""Weights in any form, read into a model by name."""

@@ -1,0 +1,1 @@
+"""Commands of a checkout, and the instruments that measure the package."""

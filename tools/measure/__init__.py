@@ -1,0 +1,1 @@
+"""Benchmarks of the train step, data, fine-tuning and serving."""
