@@ -111,7 +111,7 @@ class TestValidateExperiment:
         ('validation_data.max_predictions_per_seq = 6',),
         'validation_data.max_predictions_per_seq must equal',
       ),
-      (("train_data.tfds_name = 'lm1b'",), 'train_data must have one source'),
+      (("train_data.tfds_name = 'lm1b'",), 'Text must have one source'),
       (
         ('train_data.mask_token_share = 0.95',),
         'at most 1 together. Received: 0.95 and 0.1. Set',

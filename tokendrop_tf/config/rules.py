@@ -230,9 +230,9 @@ def _check_slots(section, data):
 def _check_source(section, data):
   if data.input_path and data.tfds_name:
     raise errors.ConfigurationError(
-      f'{section} must have one source. Received: input_path='
-      f'{data.input_path!r} and tfds_name={data.tfds_name!r}. Leave one of '
-      f'{section}.input_path and {section}.tfds_name unset.'
+      f'Text must have one source. Received: {section}.input_path='
+      f'{data.input_path!r} and {section}.tfds_name={data.tfds_name!r}. Leave '
+      'one of them unset.'
     )
 
 
