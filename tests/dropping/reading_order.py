@@ -87,23 +87,28 @@ class Pair:
       losses = [tf.reduce_mean(weights * tf.sin(x)) for x in (ours, theirs)]
     chosen = slice(None) if where is None else np.asarray(where)
     test_encoder.assert_close(ours.numpy()[chosen], theirs.numpy()[chosen])
-    gradients = [
-      {
-        variable.name.split('/', 1)[1]: tf.convert_to_tensor(gradient)
-        for variable, gradient in zip(
-          model.trainable_variables,
-          tape.gradient(loss, model.trainable_variables),
-        )
-        if gradient is not None
-      }
-      for model, loss in zip((self.encoder, self.stock), losses)
-    ]
-    assert gradients[0].keys() == gradients[1].keys()
-    assert len(gradients[0]) > 50
-    for name, gradient in gradients[0].items():
-      np.testing.assert_allclose(
-        gradient, gradients[1][name], rtol=1e-5, atol=1e-5, err_msg=name
+    assert_gradients_equal(tape, losses, (self.encoder, self.stock))
+
+
+def assert_gradients_equal(tape, losses, models):
+  """Compares the gradients of two losses, each in its own model, to 1e-5."""
+  gradients = [
+    {
+      variable.name.split('/', 1)[1]: tf.convert_to_tensor(gradient)
+      for variable, gradient in zip(
+        model.trainable_variables,
+        tape.gradient(loss, model.trainable_variables),
       )
+      if gradient is not None
+    }
+    for loss, model in zip(losses, models, strict=True)
+  ]
+  assert gradients[0].keys() == gradients[1].keys()
+  assert len(gradients[0]) > 50
+  for name, gradient in gradients[0].items():
+    np.testing.assert_allclose(
+      gradient, gradients[1][name], rtol=1e-5, atol=1e-5, err_msg=name
+    )
 
 
 def may_see(features):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import test_encoder as encoders
+from tests.dropping import reading_order
 from tests.tasks import test_masked_lm as tasks
 from tests.tasks.test_masked_lm import fixture_vocab_path  # noqa: F401
 from tokendrop_tf import errors
@@ -113,20 +114,7 @@ def test_it_equals_the_reference_in_reading_order(tmp_path, mask_layer, keep_k):
     ]
   for found, expected in zip(ours['encoder_outputs'], theirs, strict=True):
     encoders.assert_close(found, expected)
-  gradients = [
-    {
-      variable.name.split('/', 1)[1]: tf.convert_to_tensor(gradient)
-      for variable, gradient in zip(
-        model.trainable_variables,
-        tape.gradient(loss, model.trainable_variables),
-      )
-      if gradient is not None
-    }
-    for model, loss in zip((encoder, stock), losses)
-  ]
-  assert gradients[0].keys() == gradients[1].keys()
-  for name, gradient in gradients[0].items():
-    encoders.assert_close(gradient, gradients[1][name])
+  reading_order.assert_gradients_equal(tape, losses, (encoder, stock))
 
 
 def test_early_layers_know_nothing_of_masks():

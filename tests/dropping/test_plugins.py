@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+import tiny_runs
 
 from tokendrop_tf import settings, train
 from tokendrop_tf.dropping import TokenDropConfig, registry
@@ -79,13 +80,8 @@ def test_two_steps_are_trained_by_gin_bindings(tiny_corpus, tmp_path, capsys):
         for binding in (
           f"vocabulary.path = '{tiny_corpus.vocabulary}'",
           f"train_data.input_path = '{tiny_corpus.train}'",
+          *tiny_runs.MODEL,
           'model.num_layers = 4',
-          'model.hidden_size = 16',
-          'model.num_attention_heads = 2',
-          'model.intermediate_size = 32',
-          'model.max_position_embeddings = 32',
-          'train_data.seq_length = 32',
-          'train_data.max_predictions_per_seq = 5',
           'train_data.global_batch_size = 8',
           "token_drop.policy = 'mistakes'",
           "token_drop.plan = 'halving'",

@@ -29,14 +29,6 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope='module', name='jax_python')
-def fixture_jax_python():
-  try:
-    return compile_command.find_python()
-  except errors.ConfigurationError as error:
-    pytest.skip(str(error))
-
-
 def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
   """The whole way: export, TPU compiler, report, and the step on a CPU."""
   output = tmp_path / 'tpu.json'

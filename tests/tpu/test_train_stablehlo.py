@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from tokendrop_tf import errors, train
+from tokendrop_tf import train
 from tokendrop_tf.run import metrics_log
 from tools.tpu import compile_command, export_training, training_folder
 
@@ -38,14 +38,6 @@ def test_a_state_is_whole_or_not_there(tmp_path):
   first, second = folder.read_state(12)
   assert first == 12.0
   assert second.tolist() == [0, 1, 2]
-
-
-@pytest.fixture(scope='module', name='jax_python')
-def fixture_jax_python():
-  try:
-    return compile_command.find_python()
-  except errors.ConfigurationError as error:
-    pytest.skip(str(error))
 
 
 def run_arguments(tiny_corpus, model_dir):
