@@ -9,6 +9,7 @@ import pytest
 
 import tools.tpu
 from tokendrop_tf import errors
+from tools.measure import step_arms
 from tools.tpu import compile_command, compiler, cost_table, export_step
 
 TINY = [
@@ -27,6 +28,20 @@ FLAGS = [
   '--vocab_size=50',
   *(f'--gin_params={binding}' for binding in TINY),
 ]
+
+
+def test_every_variable_of_a_step_is_named(tmp_path):
+  flags = compile_command.parse_flags(FLAGS)
+  params = compile_command.read_configuration(flags, tmp_path)
+  step = step_arms.TrainStep('loss', params.task)
+  folder = tmp_path / 'step'
+  export_step.export_step(step, 2, folder)
+  check_manifest(folder)
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  names = {argument['name'] for argument in manifest['arguments']}
+  slots = {slot.name.split(':')[0] for slot in step.optimizer.variables()}
+  assert len(slots) > 60
+  assert slots <= names
 
 
 def test_a_step_compiles_and_runs(jax_python, tmp_path, capsys):
@@ -134,7 +149,7 @@ def check_manifest(folder):
   by_name = {argument['name']: argument for argument in arguments}
   assert by_name['input_word_ids']['high'] == 50
   names = [name for name in by_name if name.endswith('word_embeddings/m')]
-  assert not names or by_name[names[0]]['stddev'] == 0.0
+  assert all(by_name[name]['stddev'] == 0.0 for name in names)
 
 
 @pytest.mark.parametrize(

@@ -98,25 +98,14 @@ def compile_step(text: str, topology: str, hlo_text: str = '') -> dict:
 
 
 def _compile(text, topology):
-  import numpy as np
-  from jax._src.interpreters import mlir as jax_mlir
-  from jax._src.lib import xla_client
   from jax.experimental import topologies
-  from jaxlib.mlir import ir
+
+  from tools.tpu import device_programs
 
   device = topologies.get_topology_desc(
     platform='tpu', topology_name=topology
   ).devices[0]
-  options = xla_client.CompileOptions()
-  options.num_replicas = options.num_partitions = 1
-  options.device_assignment = xla_client.DeviceAssignment.create(
-    np.array([[device.id]])
-  )
-  with jax_mlir.make_ir_context():
-    module = ir.Module.parse(text)
-  return device.client.compile(
-    module, xla_client.DeviceList((device,)), options
-  )
+  return device_programs.compile_ahead(text, device)
 
 
 def _costs(executable):

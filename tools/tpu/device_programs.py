@@ -7,7 +7,16 @@ from jaxlib.mlir import ir
 
 
 def load(text: str, device):
-  """Compiles StableHLO text for one device."""
+  """Compiles StableHLO text for one device, to run there."""
+  return _compile(text, device, device.client.compile_and_load)
+
+
+def compile_ahead(text: str, device):
+  """Compiles StableHLO text for a device that need not be there."""
+  return _compile(text, device, device.client.compile)
+
+
+def _compile(text, device, compile_module):
   options = xla_client.CompileOptions()
   options.num_replicas = options.num_partitions = 1
   options.device_assignment = xla_client.DeviceAssignment.create(
@@ -15,9 +24,7 @@ def load(text: str, device):
   )
   with jax_mlir.make_ir_context():
     module = ir.Module.parse(text)
-    return device.client.compile_and_load(
-      module, xla_client.DeviceList((device,)), options
-    )
+    return compile_module(module, xla_client.DeviceList((device,)), options)
 
 
 def execute(executable, arguments) -> list:

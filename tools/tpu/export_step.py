@@ -63,11 +63,30 @@ def export_step(
 def _arguments(concrete, batch, step):
   # Structured inputs are flattened in the order of their names.
   inputs = [_input(name, batch[name], step) for name in sorted(batch)]
-  variables = {id(variable.handle): variable for variable in concrete.variables}
-  return inputs + [
-    _captured(variables.get(id(handle), handle), f'captured_{index}')
-    for index, handle in enumerate(concrete.captured_inputs)
+  known = [
+    *step.model.variables,
+    *step.optimizer.variables(),
+    *(variable for metric in step.metrics for variable in metric.variables),
   ]
+  return inputs + [
+    _captured(value, f'captured_{index}')
+    for index, value in enumerate(captured_values(concrete, known))
+  ]
+
+
+def captured_values(concrete, variables) -> list:
+  """Returns the variables and constants that a function captures, in order.
+
+  Args:
+    concrete: a concrete function.
+    variables: of its model and optimizer: the function itself does not know
+      those that only its branches read, or that it only writes.
+  """
+  known = {
+    id(variable.handle): variable
+    for variable in (*concrete.variables, *variables)
+  }
+  return [known.get(id(handle), handle) for handle in concrete.captured_inputs]
 
 
 def _input(name, value, step):

@@ -179,22 +179,15 @@ class Training:
 
   def _captured(self, function, batch) -> list:
     """Returns the variables and constants that a function reads, in order."""
-    concrete = function.get_concrete_function(batch)
-    # A function does not know the variables that only its branches read, or
-    # that it only writes.
     trainer = self._loop.trainer
     view = tf.train.TrackableView(trainer.checkpoint)
-    known = {
-      id(variable.handle): variable
-      for variable in (
-        *concrete.variables,
+    return export_step.captured_values(
+      function.get_concrete_function(batch),
+      [
         *trainer.optimizer.variables(),
         *(v for v in view.descendants() if isinstance(v, tf.Variable)),
-      )
-    }
-    return [
-      known.get(id(handle), handle) for handle in concrete.captured_inputs
-    ]
+      ],
+    )
 
   def _validate(self, batch):
     """Returns sums over label slots: losses, hits, weights."""
