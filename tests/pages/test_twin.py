@@ -287,7 +287,7 @@ def test_runs_trained_elsewhere_are_read_also_before_they_end(
   plain, now = summary['arms']
   assert (plain['unfinished'], now['unfinished']) == ([], [str(running)])
   assert now['steps'] == 3
-  assert '1 run has not ended' in twin_results.verdict(summary)[1]
+  assert '1 run has not finished' in twin_results.verdict(summary)[1]
 
 
 def test_settings_of_all_arms_are_checked_before_any_is_trained(

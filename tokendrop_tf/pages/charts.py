@@ -248,9 +248,10 @@ def _draw_levels(grid, levels):
       axes.axhline(loss, color=_COLORS['level'], ls=(0, (5, 3)), lw=1.2)
     grid[0, 0].annotate(
       f'{name} {loss:.3f}',
-      (0, loss),
+      (1, loss),  # Curves begin at the left, above or on the level.
       xycoords=('axes fraction', 'data'),
-      xytext=(4, 4),
+      xytext=(-4, 4),
+      ha='right',
       textcoords='offset points',
       color=_COLORS['level'],
       gid='halo',

@@ -22,9 +22,9 @@ _RESULTS_NOTE = (
   'below the least loss without a look at other tokens. '
 )
 _CURVES_NOTE = (
-  'Lines are means over seeds, bands go from the lowest to the highest. Until '
-  'the learning rate has fallen to its end, a loss is that of an unfinished '
-  'run.'
+  'Lines are means over seeds, bands go from the lowest to the highest. The '
+  'learning rate falls until the last step, so losses before it are higher '
+  'than those of a shorter run that ends there.'
 )
 _TASKS_NOTE = (
   'Medians over seeds of the last validation, after full fine-tuning on full '

@@ -434,16 +434,17 @@ def _unfinished_sentences(summary):
   if not number:
     return []
   runs = 'run has' if number == 1 else 'runs have'
-  return [f'{number} {runs} not ended yet: the figures are of now.']
+  return [f'{number} {runs} not finished yet: figures are provisional.']
 
 
 def _arm_sentence(arm, first, times_compare) -> str:
   loss, target = arm['validation_loss'], first['validation_loss']['mean']
   difference = loss['mean'] - target
   side = 'above' if difference > 0 else 'below'
+  stands = 'ends' if not arm['unfinished'] else 'so far stands'
   text = (
-    f'{arm["name"]} ends at {_range_text(loss)}, {abs(difference):.3f} {side} '
-    f'{first["name"]} ({_range_text(first["validation_loss"])})'
+    f'{arm["name"]} {stands} at {_range_text(loss)}, {abs(difference):.3f} '
+    f'{side} {first["name"]} ({_range_text(first["validation_loss"])})'
   )
   shares = []
   for key, total, words in (
